@@ -1,1 +1,3 @@
-//! placeholder
+//! The issuer: see docs/architecture.md for its rooms.
+
+pub mod store;
