@@ -24,8 +24,10 @@
     reason = "the store is one of the rooms that own files: it writes, syncs and renames them itself"
 )]
 
+mod cached;
 mod engine;
 mod error;
+mod feed;
 mod history;
 mod index;
 mod local;
@@ -35,13 +37,15 @@ mod writer;
 
 use std::sync::Arc;
 
-use self::{engine::Engine, local::Local};
 pub use self::{
+    cached::{Cached, Fold, Follower},
     engine::Watch,
     error::{Expectation, StoreError},
+    feed::{Feed, Step},
     txn::{MAX_KEY, MAX_OPERATIONS, MAX_TXN, MAX_VALUE, Txn},
     types::{Batch, Change, Event, KeyValue, Revision},
 };
+use self::{engine::Engine, local::Local};
 
 /// A handle on one store; clones share it.
 #[derive(Clone)]
@@ -93,6 +97,11 @@ impl Store {
     /// Every event with a revision above `from` on a key that starts with `prefix`, in order.
     pub fn watch(&self, prefix: &[u8], from: Revision) -> Watch {
         self.engine.watch(prefix, from)
+    }
+
+    /// What `prefix` holds, and then every change to it, without a gap between the two.
+    pub fn snapshot_then_watch(&self, prefix: &[u8]) -> Feed {
+        Feed::new(self.clone(), prefix)
     }
 
     /// The revision of the last visible transaction; 0 in a new store.

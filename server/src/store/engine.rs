@@ -33,12 +33,14 @@ pub(super) trait Subscription: Send {
 /// A place in the history of a prefix; [`next`](Self::next) moves it forward.
 pub struct Watch {
     subscription: Box<dyn Subscription>,
+    position: Revision,
 }
 
 impl Watch {
-    pub(super) fn new(subscription: impl Subscription + 'static) -> Self {
+    pub(super) fn new(subscription: impl Subscription + 'static, from: Revision) -> Self {
         Self {
             subscription: Box::new(subscription),
+            position: from,
         }
     }
 
@@ -48,12 +50,21 @@ impl Watch {
     /// [`StoreError::Compacted`] when the history no longer reaches back to this place (it started too
     /// far back, or its reader was too slow): list again, and watch from there.
     pub async fn next(&mut self) -> Result<Batch, StoreError> {
-        self.subscription.next().await
+        let batch = self.subscription.next().await?;
+        self.position = batch.revision;
+        Ok(batch)
+    }
+
+    /// The revision of the last batch; nothing at or below it is still to come.
+    pub fn position(&self) -> Revision {
+        self.position
     }
 }
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watch").finish_non_exhaustive()
+        f.debug_struct("Watch")
+            .field("position", &self.position)
+            .finish_non_exhaustive()
     }
 }

@@ -106,12 +106,13 @@ impl History {
     }
 
     pub(super) fn watch(self: &Arc<Self>, prefix: &[u8], from: Revision) -> Watch {
-        Watch::new(Place {
+        let place = Place {
             history: Arc::clone(self),
             bell: self.bell.subscribe(),
             prefix: Bytes::copy_from_slice(prefix),
             at: from,
-        })
+        };
+        Watch::new(place, from)
     }
 }
 

@@ -1,0 +1,126 @@
+//! What a prefix holds, and then every change to it: a listing joined to a watch without a gap.
+
+use bytes::Bytes;
+use futures::FutureExt;
+
+use super::{
+    Store,
+    engine::Watch,
+    error::StoreError,
+    types::{Batch, KeyValue, Revision},
+};
+
+/// Keys a page of a listing.
+const PAGE: usize = 1000;
+
+/// What a prefix holds, and then every change to it; see [`Store::snapshot_then_watch`].
+#[derive(Debug)]
+pub struct Feed {
+    store: Store,
+    prefix: Bytes,
+    stage: Stage,
+}
+
+/// The next thing to fold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Start from nothing: a listing begins. The first step, and once more whenever the feed fell too
+    /// far behind and has to list again.
+    Restart,
+    /// Keys that exist. A key may be put again by a later step, also with an older value that a still
+    /// later one replaces; all is settled at [`Listed`](Self::Listed).
+    Pairs(Vec<KeyValue>),
+    /// What was folded is now exactly what the store held at this revision.
+    Listed(Revision),
+    /// Changes, in order. After [`Listed`](Self::Listed) what was folded is exact after each.
+    Changes(Batch),
+}
+
+#[derive(Debug)]
+enum Stage {
+    Start,
+    Listing {
+        after: Option<Bytes>,
+        watch: Option<Watch>,
+    },
+    /// The last page was read at revision `target`; the watch has yet to come there.
+    CatchingUp {
+        watch: Watch,
+        target: Revision,
+    },
+    Following(Watch),
+}
+
+impl Feed {
+    pub(super) fn new(store: Store, prefix: &[u8]) -> Self {
+        Self {
+            store,
+            prefix: Bytes::copy_from_slice(prefix),
+            stage: Stage::Start,
+        }
+    }
+
+    /// Waits for the next step.
+    ///
+    /// # Errors
+    /// What the store answers, but for [`StoreError::Compacted`], after which the feed lists again.
+    pub async fn next(&mut self) -> Result<Step, StoreError> {
+        let step = self.step().await;
+        match step {
+            Err(StoreError::Compacted { .. }) => {
+                self.stage = Stage::Listing {
+                    after: None,
+                    watch: None,
+                };
+                Ok(Step::Restart)
+            }
+            other => other,
+        }
+    }
+
+    async fn step(&mut self) -> Result<Step, StoreError> {
+        match &mut self.stage {
+            Stage::Start => {
+                self.stage = Stage::Listing {
+                    after: None,
+                    watch: None,
+                };
+                Ok(Step::Restart)
+            }
+            Stage::Listing { after, watch } => {
+                // What changes meanwhile is taken between pages, so that the history need not reach back
+                // over the whole listing.
+                if let Some(batch) = watch.as_mut().and_then(|watch| watch.next().now_or_never()) {
+                    return batch.map(Step::Changes);
+                }
+                let (revision, pairs) = self.store.range(&self.prefix, after.as_deref(), PAGE).await?;
+                let following = match watch.take() {
+                    Some(watch) => watch,
+                    None => self.store.watch(&self.prefix, revision),
+                };
+                match pairs.last() {
+                    Some(last) if pairs.len() == PAGE => {
+                        *after = Some(last.key.clone());
+                        *watch = Some(following);
+                    }
+                    _ => {
+                        self.stage = Stage::CatchingUp {
+                            watch: following,
+                            target: revision,
+                        }
+                    }
+                }
+                Ok(Step::Pairs(pairs))
+            }
+            Stage::CatchingUp { watch, target } if watch.position() < *target => watch.next().await.map(Step::Changes),
+            Stage::CatchingUp { watch, .. } => {
+                let revision = watch.position();
+                if let Stage::CatchingUp { watch, .. } = std::mem::replace(&mut self.stage, Stage::Start) {
+                    self.stage = Stage::Following(watch);
+                }
+                Ok(Step::Listed(revision))
+            }
+            Stage::Following(watch) => watch.next().await.map(Step::Changes),
+        }
+    }
+}
