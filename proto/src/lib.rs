@@ -14,7 +14,8 @@
 //!
 //! In a server trait every method has a body that answers UNIMPLEMENTED, so that an implementation writes only
 //! those it serves. Streams are `tonic::codegen::BoxStream<T>`, not associated types. `bytes` fields are
-//! [`Bytes`], so that one certificate or key is shared by all who send it; `map` fields are `BTreeMap`s.
+//! [`Bytes`], so that one certificate or key is shared by all who send it; `map` fields are `BTreeMap`s. In a
+//! message that was received they are views of the whole message: what is kept is copied out first.
 //! Messages with a key or token in them do not print it, see `redact`.
 //!
 //! Names are prost's: `X509SVIDResponse` is `X509svidResponse`, `SpiffeWorkloadAPI` is
