@@ -25,6 +25,7 @@
 
 pub use prost::bytes::Bytes;
 
+pub mod digest;
 mod generated;
 mod redact;
 
