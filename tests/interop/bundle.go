@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"mime"
@@ -79,11 +78,7 @@ func bundleCommand(ctx context.Context, args []string) error {
 	}
 
 	f := fields{"trust_domain": td.Name(), "wit_key_ids": keysOf(bundle.WITAuthorities()), "jwt_key_ids": keysOf(bundle.JWTAuthorities())}
-	authorities := []string{}
-	for _, cert := range bundle.X509Authorities() {
-		authorities = append(authorities, hex.EncodeToString(cert.SubjectKeyId))
-	}
-	f["x509_authorities"] = authorities
+	f["x509_authorities"] = authorityIDs(bundle.X509Authorities())
 	if sequence, ok := bundle.SequenceNumber(); ok {
 		f["sequence"] = sequence
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -28,6 +29,7 @@ func jwtCommand(ctx context.Context, args []string) error {
 	audience := fs.String("audience", "", "the `audience`; several with commas")
 	subject := fs.String("spiffe-id", "", "ask for this `ID` only")
 	write := fs.String("write", "", "write the token to this `file`")
+	await := fs.String("await-key", "", "first wait until the JWT bundles hold the key with this `id`")
 	show := fs.Bool("print-token", false, "add the token to the line")
 	timeout := fs.Duration("timeout", 30*time.Second, "for the whole command")
 	if err := parse(fs, args, "socket", "audience"); err != nil {
@@ -52,6 +54,11 @@ func jwtCommand(ctx context.Context, args []string) error {
 		return err
 	}
 	defer client.Close()
+	if *await != "" {
+		if err := awaitKey(ctx, client, *await); err != nil {
+			return err
+		}
+	}
 	svids, err := client.FetchJWTSVIDs(ctx, params)
 	if err != nil {
 		return fmt.Errorf("FetchJWTSVID for %s: %w", *audience, err)
@@ -76,6 +83,30 @@ func jwtCommand(ctx context.Context, args []string) error {
 	}
 	return nil
 }
+
+// awaitKey follows the stream of JWT bundles until one of them holds the key.
+func awaitKey(ctx context.Context, client *workloadapi.Client, id string) error {
+	ctx, found := context.WithCancelCause(ctx)
+	defer found(nil)
+	err := client.WatchJWTBundles(ctx, jwtBundles(func(bundles *jwtbundle.Set) {
+		for _, bundle := range bundles.Bundles() {
+			if bundle.HasJWTAuthority(id) {
+				found(errFound)
+			}
+		}
+	}))
+	if errors.Is(context.Cause(ctx), errFound) {
+		return nil
+	}
+	return fmt.Errorf("key %s did not come into the JWT bundles: %w", id, err)
+}
+
+var errFound = errors.New("found")
+
+type jwtBundles func(*jwtbundle.Set)
+
+func (f jwtBundles) OnJWTBundlesUpdate(bundles *jwtbundle.Set) { f(bundles) }
+func (jwtBundles) OnJWTBundlesWatchError(error)                {}
 
 func checkJWT(ctx context.Context, client *workloadapi.Client, bundles *jwtbundle.Set, svid *jwtsvid.SVID, audiences []string) (fields, error) {
 	token := svid.Marshal()

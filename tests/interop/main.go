@@ -25,7 +25,7 @@ type command struct {
 }
 
 var commands = []command{
-	{"x509", "X.509-SVIDs through go-spiffe's X509Source; --watch N waits for N updates", x509Command},
+	{"x509", "X.509-SVIDs, each verified; --watch N waits for N updates", x509Command},
 	{"jwt", "a JWT-SVID, validated offline with the JWT bundles and by ValidateJWTSVID", jwtCommand},
 	{"wit", "WIT-SVIDs: key binding and signature", witCommand},
 	{"mtls-server", "accept mutual TLS with the SVID of a socket, until a signal or --for", mtlsServerCommand},

@@ -46,6 +46,7 @@ func mtlsServerCommand(ctx context.Context, args []string) error {
 		return err
 	}
 	defer source.Close()
+	go t.watchBundle(ctx, source)
 	authorizer, err := authorizerFor(source, *authorize)
 	if err != nil {
 		return err
@@ -97,6 +98,7 @@ func mtlsClientCommand(ctx context.Context, args []string) error {
 		return err
 	}
 	defer source.Close()
+	go t.watchBundle(ctx, source)
 	authorizer, err := authorizerFor(source, *expect)
 	if err != nil {
 		return err
@@ -192,6 +194,29 @@ func (t *tally) own(svids []*x509svid.SVID) { t.saw("own", svids[0]) }
 
 func (t *tally) peer(conn *tls.Conn) {
 	t.saw("peer", &x509svid.SVID{Certificates: conn.ConnectionState().PeerCertificates})
+}
+
+// watchBundle announces the own trust domain's authorities, and each change of them.
+func (t *tally) watchBundle(ctx context.Context, source *workloadapi.X509Source) {
+	var last []string
+	for {
+		// A source that was closed ends this; its errors have no other cause.
+		svid, err := source.GetX509SVID()
+		if err != nil {
+			return
+		}
+		bundle, err := source.GetX509BundleForTrustDomain(svid.ID.TrustDomain())
+		if err != nil {
+			return
+		}
+		if ids := authorityIDs(bundle.X509Authorities()); !slices.Equal(ids, last) {
+			emit("bundle", fields{"authorities": ids})
+			last = ids
+		}
+		if source.WaitUntilUpdated(ctx) != nil {
+			return
+		}
+	}
 }
 
 func (t *tally) succeeded() {

@@ -95,6 +95,15 @@ func serialHex(cert *x509.Certificate) string {
 	return strings.ToUpper(hex.EncodeToString(cert.SerialNumber.Bytes()))
 }
 
+// authorityIDs are the subject key identifiers, as SPIRE names its authorities.
+func authorityIDs(authorities []*x509.Certificate) []string {
+	ids := []string{}
+	for _, cert := range authorities {
+		ids = append(ids, hex.EncodeToString(cert.SubjectKeyId))
+	}
+	return ids
+}
+
 // svidFields describes a certificate for an event.
 func svidFields(cert *x509.Certificate) fields {
 	f := fields{

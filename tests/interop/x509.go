@@ -71,7 +71,7 @@ func report(answer *workloadapi.X509Context, update int) error {
 		if err != nil {
 			return fmt.Errorf("no bundle came with %s: %w", svid.ID, err)
 		}
-		f["authorities"] = len(bundle.X509Authorities())
+		f["bundle"] = authorityIDs(bundle.X509Authorities())
 		if _, _, err := x509svid.Verify(svid.Certificates, answer.Bundles); err != nil {
 			return fmt.Errorf("%s with serial %s does not verify with the bundle that came with it: %w", svid.ID, f["serial"], err)
 		}
