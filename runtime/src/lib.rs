@@ -12,5 +12,6 @@ pub mod crypto;
 pub mod fs;
 pub mod health;
 pub mod metrics;
+pub mod net;
 pub mod task;
 pub mod telemetry;
