@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import spire
-from proc import Failure, free_port, run, wait_until
+from proc import Failure, free_port, output_of, run, wait_until
 
 
 class Mintmark:
@@ -23,13 +23,14 @@ class Mintmark:
     name = "mintmark"
 
     def __init__(self, stage, directory, web, x509_ttl):
-        self.command = Path(required("MINTMARK"))
+        self.command = Path(required("MINTMARK")).resolve()
         server = Path(os.environ.get("MINTMARK_SERVER") or self.command.with_name("mintmark-server"))
         directory.mkdir(parents=True, exist_ok=True)
         self.trust_domain, self.port = "mintmark.test", free_port()
         self.admin = directory / "admin.sock"
-        health, https = free_port(), free_port()
-        self.https, self.web_ca = f"https://localhost:{https}", web[0]
+        health, https, federation = free_port(), free_port(), free_port()
+        self.https = f"https://localhost:{https}"
+        self.federation_url = f"https://localhost:{federation}/"
         config = directory / "server.toml"
         config.write_text(toml({
             "trust_domain": self.trust_domain,
@@ -37,7 +38,7 @@ class Mintmark:
             "jwt_issuer": self.https,
             "listen": {
                 "api": f"127.0.0.1:{self.port}", "admin": str(self.admin), "https": f"127.0.0.1:{https}",
-                "federation": "", "webhook": "", "console": "", "metrics": "", "health": f"127.0.0.1:{health}",
+                "federation": f"127.0.0.1:{federation}", "webhook": "", "console": "", "metrics": "", "health": f"127.0.0.1:{health}",
             },
             "https": {"certificate": str(web[1]), "key": str(web[2])},
             "ttl": {"x509": x509_ttl},
@@ -63,14 +64,36 @@ class Mintmark:
     def create_entry(self, spiffe_id, parent_id, selector):
         self.cli("entry", "create", "--spiffe-id", spiffe_id, "--parent-id", parent_id, "--selector", selector)
 
+    def entries(self):
+        return self.cli("entry", "list")["entries"]
+
+    def entry(self, entry_id):
+        return one(self.cli("entry", "show", "--entry-id", entry_id), "entries")
+
+    def delete_entry(self, entry_id):
+        self.cli("entry", "delete", "--entry-id", entry_id)
+
     def agents(self):
         return self.cli("agent", "list")["agents"]
+
+    def agent(self, spiffe_id):
+        return one(self.cli("agent", "show", "--spiffe-id", spiffe_id), "agents")
 
     def bundle(self):
         return self.cli("bundle", "show")
 
+    def bundles(self):
+        return self.cli("bundle", "list")["bundles"]
+
+    def federations(self):
+        return self.cli("federation", "list")["federation_relationships"]
+
     def authority(self, kind, verb, authority_id=None):
         return self.cli("authority", kind, verb, *(["--authority-id", authority_id] if authority_id else []))
+
+    def leaf(self, serial):
+        """What the ledger says of a serial."""
+        return self.cli("ledger", "show", serial)
 
 
 class Spire:
@@ -84,6 +107,7 @@ class Spire:
         ttls = {"default_x509_svid_ttl": x509_ttl, "default_jwt_svid_ttl": "5m"}
         self.server = spire.Server(stage, bin_dir, directory, self.trust_domain, ttls=ttls)
         self.port, self.admin, self.program = self.server.port, self.server.socket, self.server.program
+        self.federation_url = self.server.bundle_url
 
     def token(self):
         return self.server.cli("token", "generate")["value"]
@@ -91,18 +115,43 @@ class Spire:
     def create_entry(self, spiffe_id, parent_id, selector):
         self.server.cli("entry", "create", "-spiffeID", spiffe_id, "-parentID", parent_id, "-selector", selector)
 
+    def entries(self):
+        return self.server.cli("entry", "show")["entries"]
+
+    def entry(self, entry_id):
+        return one(self.server.cli("entry", "show", "-entryID", entry_id), "entries")
+
+    def delete_entry(self, entry_id):
+        self.server.cli("entry", "delete", "-entryID", entry_id)
+
     def agents(self):
         return self.server.cli("agent", "list")["agents"]
 
+    def agent(self, spiffe_id):
+        return self.server.cli("agent", "show", "-spiffeID", spiffe_id)
+
     def bundle(self):
         return self.server.cli("bundle", "show")
+
+    def bundles(self):
+        return self.server.cli("bundle", "list")["bundles"]
+
+    def federations(self):
+        return self.server.cli("federation", "list")["federation_relationships"]
 
     def authority(self, kind, verb, authority_id=None):
         return self.server.cli("localauthority", kind, verb, *(["-authorityID", authority_id] if authority_id else []))
 
 
+def one(message, member):
+    """The message, or the only element of its list: a show may answer with either."""
+    found = message.get(member, [message])
+    if len(found) != 1:
+        raise Failure(f"{len(found)} {member} where there should be one")
+    return found[0]
+
+
 def spire_binaries():
-    from proc import output_of
     return output_of(Path(__file__).resolve().parent / "build")
 
 

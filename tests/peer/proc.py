@@ -76,10 +76,13 @@ class Program:
         self.name, self.log = name, Path(log)
         self._lines = queue.Queue()
         with open(self.log, "ab") as stderr:
-            self.process = subprocess.Popen(
-                [str(part) for part in command], stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL,
-                env=env, text=True, start_new_session=True,
-            )
+            try:
+                self.process = subprocess.Popen(
+                    [str(part) for part in command], stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL,
+                    env=env, text=True, start_new_session=True,
+                )
+            except OSError as wrong:
+                raise Failure(f"{name} cannot be started: {wrong}") from wrong
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

@@ -1,6 +1,7 @@
 """One line a check, and the sum."""
 
 import contextlib
+import traceback
 
 from proc import Failure
 
@@ -14,9 +15,9 @@ class Report:
         """`with report.check("…"):` passes when its body does; the rest of the run goes on either way."""
         try:
             yield
-        except Failure as failure:
+        except Exception as wrong:  # also an answer of another shape than expected
             self.failed += 1
-            print(f"FAILED  {name}: {failure}", flush=True)
+            print(f"FAILED  {name}: {reason(wrong)}", flush=True)
         else:
             self.passed += 1
             print(f"passed  {name}", flush=True)
@@ -27,13 +28,20 @@ class Report:
         print(f"{name}", flush=True)
         try:
             yield
-        except Failure as failure:
+        except Exception as wrong:
             self.failed += 1
-            print(f"FAILED  {name} could not go on: {failure}", flush=True)
+            print(f"FAILED  {name} could not go on: {reason(wrong)}", flush=True)
 
     def finish(self):
         print(f"{self.passed} passed, {self.failed} failed")
         return 1 if self.failed or not self.passed else 0
+
+
+def reason(wrong):
+    if isinstance(wrong, Failure):
+        return str(wrong)
+    last = traceback.extract_tb(wrong.__traceback__)[-1]
+    return f"{type(wrong).__name__}: {wrong} (in {last.name}: {last.line})"
 
 
 def expect(condition, reason):

@@ -46,7 +46,8 @@ def join(report, stage, directory, issuer, interop):
     issuer.create_entry(setting.beta_id, agent_id, f"unix:path:{setting.beta}")
     bundle = write_bundle(issuer.bundle(), directory / "bundle.pem")
     with report.check("a spire-agent joins with our token and bundle"):
-        agent = spire.Agent(stage, spire_binaries(), directory / "agent", issuer.trust_domain, issuer.port, token, bundle)
+        agent = spire.Agent(
+            stage, spire_binaries(), directory / "agent", issuer.trust_domain, issuer.port, token, bundle)
         setting.socket = agent.socket
         ids = [f"spiffe://{a['id']['trust_domain']}{a['id']['path']}" for a in issuer.agents()]
         expect(agent_id in ids, f"{agent_id} is not among the agents {ids}")
