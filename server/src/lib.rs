@@ -1,3 +1,5 @@
 //! The issuer: see docs/architecture.md for its rooms.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+pub mod ledger;
 pub mod store;

@@ -1,0 +1,96 @@
+//! What the writer, the keeper and the callers of one open log share.
+
+use std::fs::File;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mintmark_runtime::clock::Clock;
+
+use super::error::LedgerError;
+use super::files::Storage;
+use super::keeper::Keeper;
+use super::metrics::Metrics;
+use super::note::{Checkpoint, Signer};
+use super::queue::Queue;
+use super::settings::Settings;
+use super::tree::Stored;
+
+/// One log, open for appending.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) signer: Signer,
+    pub(super) stored: Arc<Stored>,
+    pub(super) queue: Queue,
+    pub(super) keeper: Keeper,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) retention_secs: u64,
+    pub(super) max_size: u64,
+    /// Held as long as this process may write.
+    lock: Mutex<Option<File>>,
+}
+
+impl Log {
+    pub(super) fn new(
+        signer: Signer,
+        stored: Arc<Stored>,
+        lock: File,
+        checkpoint_size: u64,
+        settings: Settings,
+    ) -> Self {
+        let (size, number) = (stored.tree().size(), stored.number);
+        Self {
+            signer,
+            stored,
+            queue: Queue::new(number, size),
+            keeper: Keeper::new(checkpoint_size),
+            storage: settings.storage,
+            clock: settings.clock,
+            metrics: settings.metrics,
+            retention_secs: settings.retention.as_secs(),
+            max_size: settings.max_size,
+            lock: Mutex::new(Some(lock)),
+        }
+    }
+
+    /// A checkpoint of what is durable now, and its signed note.
+    pub(super) fn sign_checkpoint(&self) -> (Checkpoint, String) {
+        let origin = self.signer.verifier().name().to_owned();
+        let tree = self.stored.tree();
+        let checkpoint = Checkpoint {
+            origin,
+            size: tree.size(),
+            root: tree.root(),
+        };
+        drop(tree);
+        let note = self.signer.sign(&checkpoint.to_string());
+        (checkpoint, note)
+    }
+
+    /// Bytes left: on the filesystem, or up to the maximum size.
+    pub(super) fn free(&self) -> u64 {
+        let space = self.storage.space(&self.stored.dir).map_or(u64::MAX, |(free, _)| free);
+        space.min(self.max_size.saturating_sub(self.stored.tree().bytes()))
+    }
+
+    pub(super) fn full(&self) -> LedgerError {
+        LedgerError::Full {
+            free: self.free(),
+            path: self.stored.dir.clone(),
+        }
+    }
+
+    /// "No space" is what it is; after any other failed write nothing is certain.
+    pub(super) fn full_or_stopped(&self, error: LedgerError) -> LedgerError {
+        match error {
+            error if error.is_no_space() => self.full(),
+            LedgerError::Stopped(why) => LedgerError::Stopped(why),
+            other => LedgerError::Stopped(other.to_string()),
+        }
+    }
+
+    /// Lets another process open the log.
+    pub(super) fn unlock(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
