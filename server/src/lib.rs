@@ -2,4 +2,5 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod ledger;
+pub mod mint;
 pub mod store;
