@@ -1,6 +1,7 @@
 //! The issuer: see docs/architecture.md for its rooms.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+pub mod authority;
 pub mod ledger;
 pub mod mint;
 pub mod store;
