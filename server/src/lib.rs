@@ -2,6 +2,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod authority;
+pub mod issuance;
 pub mod ledger;
 pub mod mint;
 pub mod store;
+pub mod verdict;
