@@ -25,27 +25,35 @@
 )]
 
 mod cached;
+mod digest;
+mod disk;
 mod engine;
 mod error;
 mod feed;
 mod history;
 mod index;
 mod local;
+mod metrics;
 mod txn;
 mod types;
-mod writer;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
+
+use mintmark_runtime::metrics::Metrics;
 
 pub use self::{
     cached::{Cached, Fold, Follower},
+    disk::{
+        OpenReport,
+        backup::{backup, restore},
+    },
     engine::Watch,
     error::{Expectation, StoreError},
     feed::{Feed, Step},
     txn::{MAX_KEY, MAX_OPERATIONS, MAX_TXN, MAX_VALUE, Txn},
     types::{Batch, Change, Event, KeyValue, Revision},
 };
-use self::{engine::Engine, local::Local};
+use self::{disk::Settings, engine::Engine, history::Retention, local::Local, metrics::StoreMetrics};
 
 /// A handle on one store; clones share it.
 #[derive(Clone)]
@@ -57,8 +65,29 @@ impl Store {
     /// An empty store that lives in memory and forgets everything when its last handle is dropped.
     pub fn memory() -> Self {
         Self {
-            engine: Arc::new(Local::memory()),
+            engine: Arc::new(Local::memory(Retention::default())),
         }
+    }
+
+    /// Opens the store in `directory` (`<data_dir>/store`), or makes one there. Blocks for as long as it takes
+    /// to check everything, about two seconds for a million entries. What it found and did is in
+    /// [`open_report`](Self::open_report); a damaged index is made again, with a warning and a count in
+    /// `store_rebuilds`.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it open; [`StoreError::Damaged`] when a file that
+    /// holds acknowledged writes is damaged; otherwise what the file system answers.
+    pub fn open_sled(directory: &Path, metrics: &Metrics) -> Result<Self, StoreError> {
+        let metrics = StoreMetrics::new(metrics);
+        let local = Local::open(directory, Settings::default(), Retention::default(), metrics)?;
+        Ok(Self {
+            engine: Arc::new(local),
+        })
+    }
+
+    /// What opening found and did; `None` for a store in memory.
+    pub fn open_report(&self) -> Option<&OpenReport> {
+        self.engine.report()
     }
 
     /// The value under `key`, or `None`.
@@ -109,6 +138,12 @@ impl Store {
         self.engine.revision()
     }
 
+    /// Writes everything, as of one revision, to the new file `file`, while transactions go on; gives that
+    /// revision. [`restore`] makes a store from it, and [`backup()`] does the same from a store's directory.
+    pub async fn backup(&self, file: &Path) -> Result<Revision, StoreError> {
+        self.engine.backup(file).await
+    }
+
     /// Finishes what was accepted, makes it durable, and releases the store's files; every handle
     /// answers [`StoreError::Closed`] from then on.
     pub async fn close(&self) {
@@ -126,3 +161,5 @@ impl std::fmt::Debug for Store {
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod tests;

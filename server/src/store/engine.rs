@@ -1,8 +1,11 @@
 //! What an engine must do to be a [`Store`](super::Store).
 
+use std::path::Path;
+
 use async_trait::async_trait;
 
 use super::{
+    disk::OpenReport,
     error::StoreError,
     txn::Txn,
     types::{Batch, KeyValue, Revision},
@@ -21,6 +24,9 @@ pub(super) trait Engine: Send + Sync {
     async fn commit(&self, txn: Txn) -> Result<Revision, StoreError>;
     fn watch(&self, prefix: &[u8], from: Revision) -> Watch;
     fn revision(&self) -> Revision;
+    /// What opening found and did, for an engine that opens files.
+    fn report(&self) -> Option<&OpenReport>;
+    async fn backup(&self, file: &Path) -> Result<Revision, StoreError>;
     async fn close(&self);
 }
 

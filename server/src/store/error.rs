@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
+use mintmark_runtime::fs::FsError;
 
 use super::types::Revision;
 
@@ -83,11 +84,17 @@ pub enum StoreError {
         why: String,
     },
 
+    /// A directory of the store cannot be made or used.
+    #[error("cannot prepare the store's directory: {0}")]
+    Directory(Arc<FsError>),
+
     /// Another process has the store open.
-    #[error("{} is in use by another process; stop it first", path.display())]
+    #[error("store {} is in use by process {pid}; stop that process first", path.display())]
     Locked {
-        /// The lock file.
+        /// The store's directory.
         path: PathBuf,
+        /// The process, as it wrote it.
+        pid: String,
     },
 
     /// A backup would have been restored over existing state.

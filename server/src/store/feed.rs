@@ -78,6 +78,17 @@ impl Feed {
         }
     }
 
+    /// The revision that the watch has come to; nothing at or below it is still to come, once a listing is
+    /// complete.
+    pub fn position(&self) -> Revision {
+        match &self.stage {
+            Stage::Start | Stage::Listing { watch: None, .. } => 0,
+            Stage::Listing { watch: Some(watch), .. } | Stage::CatchingUp { watch, .. } | Stage::Following(watch) => {
+                watch.position()
+            }
+        }
+    }
+
     async fn step(&mut self) -> Result<Step, StoreError> {
         match &mut self.stage {
             Stage::Start => {

@@ -99,6 +99,21 @@ impl History {
         self.bell.send_replace(latest);
     }
 
+    /// Forgets everything up to `revision`, some of which it was never told: every watch has to list again.
+    pub(super) fn restart(&self, revision: Revision) {
+        {
+            let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+            *ring = Ring {
+                commits: VecDeque::new(),
+                events: 0,
+                bytes: 0,
+                before: revision,
+                ..*ring
+            };
+        }
+        self.bell.send_replace(revision);
+    }
+
     /// Every watch ends once it has delivered what is in the ring.
     pub(super) fn close(&self) {
         self.ring.write().unwrap_or_else(PoisonError::into_inner).closed = true;

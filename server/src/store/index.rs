@@ -1,16 +1,30 @@
 //! The index: what every key holds now, in order. The journal is the truth; an index can be made again.
 
 mod memory;
+mod sled;
 
 use bytes::Bytes;
 
-pub(super) use self::memory::MemoryIndex;
-use super::types::{Change, Event, KeyValue, Revision};
+pub(super) use self::{memory::MemoryIndex, sled::SledIndex};
+use super::{
+    digest::{Digest, Position},
+    types::{Change, Event, KeyValue},
+};
 
 /// An index failed, and says how.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct IndexError(pub(super) String);
+
+/// How much a page holds at most; the key that reaches the bytes is still in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Page {
+    pub(super) keys: usize,
+    pub(super) bytes: usize,
+}
+
+/// What a key is to hold, `None` for nothing.
+pub(super) type Assignment<'a> = (&'a Bytes, Option<&'a KeyValue>);
 
 /// What every key holds now.
 ///
@@ -18,11 +32,22 @@ pub(super) struct IndexError(pub(super) String);
 pub(super) trait Index: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, IndexError>;
 
-    /// Up to `limit` keys with `prefix` that sort after `after`, in order.
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<KeyValue>, IndexError>;
+    /// A page of the keys with `prefix` that sort after `after`, in order.
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, page: Page) -> Result<Vec<KeyValue>, IndexError>;
 
-    /// Applies events, in order, that bring the index to `revision`.
-    fn apply(&mut self, revision: Revision, events: &mut dyn Iterator<Item = &Event>) -> Result<(), IndexError>;
+    /// Makes assignments, in order, that bring the index to a position; `None` while it is being built, and
+    /// is of no use before it has one.
+    fn apply(
+        &mut self,
+        to: Option<&Position>,
+        assignments: &mut dyn Iterator<Item = Assignment<'_>>,
+    ) -> Result<(), IndexError>;
+
+    /// Reads everything, and says what is there.
+    fn digest(&self) -> Result<Digest, IndexError>;
+
+    /// What makes durable all that was applied before, to be run without a lock on the index.
+    fn syncer(&self) -> Box<dyn FnOnce() -> Result<(), IndexError> + Send>;
 }
 
 impl Event {
@@ -33,14 +58,4 @@ impl Event {
             Change::Delete => None,
         }
     }
-}
-
-/// The least key that sorts after every key with `prefix`; `None` when there is none.
-pub(super) fn end_of(prefix: &[u8]) -> Option<Bytes> {
-    let cut = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
-    let mut end = prefix.get(..=cut)?.to_vec();
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    Some(end.into())
 }

@@ -1,21 +1,26 @@
 //! An engine inside this process: an index that everyone reads and one thread writes.
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
-};
+mod shared;
+mod writer;
+
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
+use mintmark_runtime::task::BlockingPool;
 use tokio::sync::{mpsc, oneshot};
 
+pub(super) use self::shared::Shared;
+use self::writer::{Request, Writer};
 use super::{
+    digest::Position,
+    disk::{self, OpenReport, Settings},
     engine::{Engine, Watch},
     error::StoreError,
-    history::{History, Retention},
-    index::{Index, IndexError, MemoryIndex},
+    history::Retention,
+    index::{MemoryIndex, Page},
+    metrics::StoreMetrics,
     txn::Txn,
     types::{KeyValue, Revision},
-    writer::{Request, Writer},
 };
 
 /// Requests that may wait for the writer; past it, callers wait to hand theirs over.
@@ -24,41 +29,64 @@ const QUEUE: usize = 1024;
 /// A range of more keys than this leaves the async worker to others.
 const LONG_RANGE: usize = 256;
 
+/// Long ranges that may wait.
+const LONG_RANGES: usize = 64;
+
 /// An engine inside this process.
 pub(super) struct Local {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Request>,
-}
-
-/// What readers and the writer share.
-pub(super) struct Shared {
-    index: RwLock<Option<Box<dyn Index>>>,
-    /// Changed under the index's write lock only, so that a reader's lock holds it still.
-    revision: AtomicU64,
-    pub(super) history: Arc<History>,
+    readers: BlockingPool,
+    report: Option<OpenReport>,
+    id: [u8; 16],
 }
 
 impl Local {
-    pub(super) fn memory() -> Self {
-        Self::start(Box::new(MemoryIndex::default()), 0, Retention::default())
+    pub(super) fn memory(retention: Retention) -> Self {
+        let shared = Shared::new(Box::new(MemoryIndex::default()), Position::default(), retention);
+        let writer = Writer::new(Arc::clone(&shared), None, Position::default(), StoreMetrics::unread());
+        Self::start(shared, writer, None, [0; 16])
     }
 
-    pub(super) fn start(index: Box<dyn Index>, revision: Revision, retention: Retention) -> Self {
-        let shared = Arc::new(Shared {
-            index: RwLock::new(Some(index)),
-            revision: AtomicU64::new(revision),
-            history: History::new(retention, revision),
-        });
+    pub(super) fn open(
+        directory: &Path,
+        settings: Settings,
+        retention: Retention,
+        metrics: StoreMetrics,
+    ) -> Result<Self, StoreError> {
+        let opened = disk::open(directory, settings, metrics.clone())?;
+        let id = opened.disk.id();
+        let shared = Shared::new(opened.index, opened.position, retention);
+        let writer = Writer::new(Arc::clone(&shared), Some(opened.disk), opened.position, metrics);
+        Ok(Self::start(shared, writer, Some(opened.report), id))
+    }
+
+    fn start(shared: Arc<Shared>, writer: Writer, report: Option<OpenReport>, id: [u8; 16]) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE);
-        Writer::new(Arc::clone(&shared), revision).spawn(requests);
-        Self { shared, queue }
+        writer.spawn(requests);
+        Self {
+            shared,
+            queue,
+            readers: BlockingPool::new("store-read", 1, LONG_RANGES),
+            report,
+            id,
+        }
+    }
+
+    /// Asks the writer to look after an index that failed.
+    fn tell<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Index { .. }) = outcome {
+            // When the queue is full, the writer looks after its next group.
+            let _ = self.queue.try_send(Request::Mend);
+        }
+        outcome
     }
 }
 
 #[async_trait]
 impl Engine for Local {
     async fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, StoreError> {
-        self.shared.read(|index, _| index.get(key))
+        self.tell(self.shared.read(|index, _| index.get(key)))
     }
 
     async fn range(
@@ -67,14 +95,17 @@ impl Engine for Local {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<(Revision, Vec<KeyValue>), StoreError> {
+        let page = Page {
+            keys: limit,
+            bytes: usize::MAX,
+        };
         if limit <= LONG_RANGE {
-            return self.shared.range(prefix, after, limit);
+            return self.tell(self.shared.range(prefix, after, page));
         }
         let (shared, prefix, after) = (Arc::clone(&self.shared), prefix.to_vec(), after.map(<[u8]>::to_vec));
-        let range = move || shared.range(&prefix, after.as_deref(), limit);
-        tokio::task::spawn_blocking(range)
-            .await
-            .unwrap_or(Err(StoreError::Closed))
+        let range = move || shared.range(&prefix, after.as_deref(), page);
+        let range = self.readers.run(range).await;
+        self.tell(range.unwrap_or_else(|error| Err(StoreError::Index { why: error.to_string() })))
     }
 
     async fn commit(&self, txn: Txn) -> Result<Revision, StoreError> {
@@ -91,7 +122,18 @@ impl Engine for Local {
     }
 
     fn revision(&self) -> Revision {
-        self.shared.revision.load(Ordering::Acquire)
+        self.shared.revision()
+    }
+
+    fn report(&self) -> Option<&OpenReport> {
+        self.report.as_ref()
+    }
+
+    async fn backup(&self, file: &Path) -> Result<Revision, StoreError> {
+        let (shared, id, file) = (Arc::clone(&self.shared), self.id, file.to_path_buf());
+        let backup = move || disk::backup::write(&shared, id, &file);
+        let backup = self.readers.run(backup).await;
+        backup.unwrap_or_else(|error| Err(StoreError::Index { why: error.to_string() }))
     }
 
     async fn close(&self) {
@@ -100,50 +142,5 @@ impl Engine for Local {
         if self.queue.send(Request::Close { done }).await.is_ok() {
             let _ = closed.await;
         }
-    }
-}
-
-impl Shared {
-    /// Runs `read` on the index, which stands still meanwhile at the revision given.
-    pub(super) fn read<T>(
-        &self,
-        read: impl FnOnce(&dyn Index, Revision) -> Result<T, IndexError>,
-    ) -> Result<T, StoreError> {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(index) = index.as_deref() else {
-            return Err(StoreError::Closed);
-        };
-        read(index, self.revision.load(Ordering::Acquire)).map_err(|error| StoreError::Index { why: error.0 })
-    }
-
-    fn range(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<(Revision, Vec<KeyValue>), StoreError> {
-        self.read(|index, revision| Ok((revision, index.scan(prefix, after, limit)?)))
-    }
-
-    /// Runs `write` on the index while nobody reads, and moves the revision when it succeeds.
-    pub(super) fn write(
-        &self,
-        revision: Revision,
-        write: impl FnOnce(&mut dyn Index) -> Result<(), IndexError>,
-    ) -> Result<(), IndexError> {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(index) = index.as_deref_mut() else {
-            return Err(IndexError("it is closed".to_owned()));
-        };
-        write(index)?;
-        self.revision.store(revision, Ordering::Release);
-        Ok(())
-    }
-
-    /// Takes the index away; readers find the store closed.
-    pub(super) fn close(&self) {
-        let index = self.index.write().unwrap_or_else(PoisonError::into_inner).take();
-        drop(index);
-        self.history.close();
     }
 }

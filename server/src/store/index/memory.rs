@@ -4,8 +4,11 @@ use std::{collections::BTreeMap, ops::Bound};
 
 use bytes::Bytes;
 
-use super::{Index, IndexError, end_of};
-use crate::store::types::{Event, KeyValue, Revision};
+use super::{Assignment, Index, IndexError, Page};
+use crate::store::{
+    digest::{Digest, Position},
+    types::KeyValue,
+};
 
 /// An index in memory.
 #[derive(Default)]
@@ -18,28 +21,48 @@ impl Index for MemoryIndex {
         Ok(self.pairs.get(key).cloned())
     }
 
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<KeyValue>, IndexError> {
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, page: Page) -> Result<Vec<KeyValue>, IndexError> {
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let pairs = self.pairs.range::<[u8], _>((start, Bound::Unbounded));
-        let end = end_of(prefix);
-        let within = |key: &Bytes| end.as_ref().is_none_or(|end| key < end);
-        Ok(pairs
-            .take_while(|(key, _)| within(key))
-            .take(limit)
-            .map(|(_, pair)| pair.clone())
-            .collect())
+        let pairs = self
+            .pairs
+            .range::<[u8], _>((start, Bound::Unbounded))
+            .map(|(_, pair)| pair.clone());
+        let mut bytes = 0;
+        let page = pairs
+            .take_while(|pair| pair.key.starts_with(prefix))
+            .take(page.keys)
+            .take_while(|pair| {
+                let begun = bytes < page.bytes;
+                bytes += pair.key.len() + pair.value.len();
+                begun
+            });
+        Ok(page.collect())
     }
 
-    fn apply(&mut self, _revision: Revision, events: &mut dyn Iterator<Item = &Event>) -> Result<(), IndexError> {
-        for event in events {
-            match event.pair() {
-                Some(pair) => self.pairs.insert(event.key.clone(), pair.clone()),
-                None => self.pairs.remove(&event.key),
+    fn apply(
+        &mut self,
+        _to: Option<&Position>,
+        assignments: &mut dyn Iterator<Item = Assignment<'_>>,
+    ) -> Result<(), IndexError> {
+        for (key, pair) in assignments {
+            match pair {
+                Some(pair) => self.pairs.insert(key.clone(), pair.clone()),
+                None => self.pairs.remove(key),
             };
         }
         Ok(())
+    }
+
+    fn digest(&self) -> Result<Digest, IndexError> {
+        let mut digest = Digest::default();
+        self.pairs.values().for_each(|pair| digest.add(pair));
+        Ok(digest)
+    }
+
+    fn syncer(&self) -> Box<dyn FnOnce() -> Result<(), IndexError> + Send> {
+        Box::new(|| Ok(()))
     }
 }
