@@ -4,10 +4,17 @@
 //! bundle maps (§5). Goes out: a [`Bundle`], the same JSON, and a JWK set for OIDC consumers, which is
 //! another document because they need `use: sig` and `alg`.
 
+mod json;
+mod map;
+
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{KeyId, TrustDomain};
+use crate::jwk::JwkError;
+use crate::svid::x509::X509SvidError;
+use crate::{KeyId, KeyIdError, SpiffeIdError, TrustDomain};
+
+pub use map::BundleMap;
 
 /// The keys of one trust domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +73,95 @@ impl Bundle {
     /// Whether it has no key of any kind.
     pub fn is_empty(&self) -> bool {
         self.x509.is_empty() && self.jwt.is_empty() && self.wit.is_empty()
+    }
+}
+
+/// Why a bundle cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// Larger than a document may be.
+    #[error("a bundle of {length} bytes is not read, at most {} are", json::MAX_DOCUMENT)]
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Larger than a bundle map may be.
+    #[error("a bundle map of {length} bytes is not read, at most 16 MiB are")]
+    MapTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// More keys than a document may have.
+    #[error("a bundle of {count} keys is not read, at most {} are", json::MAX_KEYS)]
+    TooManyKeys {
+        /// How many it has.
+        count: usize,
+    },
+    /// More trust domains than a bundle map may have.
+    #[error("a bundle map of {count} trust domains is not read, at most 1000 are")]
+    TooManyTrustDomains {
+        /// How many it has.
+        count: usize,
+    },
+    /// Not the JSON it should be.
+    #[error("the bundle is not a SPIFFE bundle in JSON: {problem}")]
+    Json {
+        /// What the parser says.
+        problem: String,
+    },
+    /// A JWT or WIT key without `kid`.
+    #[error("key {index} of the bundle has no kid, which a JWT-SVID or WIT-SVID key must have (JWT-SVID §6.1)")]
+    NoKeyId {
+        /// Which key, counted from 0.
+        index: usize,
+    },
+    /// A `kid` that cannot be used.
+    #[error("key {index} of the bundle: {source}")]
+    KeyId {
+        /// Which key, counted from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: KeyIdError,
+    },
+    /// A `kid` that stands for two keys.
+    #[error("the bundle has key ID {key_id} more than once (WIT-SVID §6.1)")]
+    DuplicateKeyId {
+        /// The key ID.
+        key_id: KeyId,
+    },
+    /// An entry that is not a sound key.
+    #[error("key {index} of the bundle: {source}")]
+    Jwk {
+        /// Which key, counted from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: JwkError,
+    },
+    /// An entry whose certificate is not one.
+    #[error("key {index} of the bundle: {source}")]
+    Certificate {
+        /// Which key, counted from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: X509SvidError,
+    },
+    /// A trust domain that is not one.
+    #[error("the bundle map has a key that is not a trust domain name: {0}")]
+    TrustDomain(#[from] SpiffeIdError),
+    /// A trust domain that is there twice.
+    #[error("the bundle map has trust domain {name} more than once (SPIFFE_Trust_Domain_and_Bundle §5)")]
+    DuplicateTrustDomain {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl From<serde_json::Error> for BundleError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json {
+            problem: json::json_error(&error),
+        }
     }
 }
 

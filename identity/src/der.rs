@@ -28,6 +28,13 @@ impl<'a> Reader<'a> {
         Some(content)
     }
 
+    /// The next value whole, with tag and length; it must have this tag.
+    pub(crate) fn take_whole(&mut self, tag: u8) -> Option<&'a [u8]> {
+        let before = self.0;
+        self.take(tag)?;
+        before.get(..before.len() - self.0.len())
+    }
+
     /// The tag of the next value.
     pub(crate) fn peek(&self) -> Option<u8> {
         self.0.first().copied()

@@ -8,6 +8,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod csr;
 mod der;
 mod jws_alg;
 mod key_id;
@@ -18,9 +19,12 @@ mod text;
 mod ttl;
 
 pub mod bundle;
+pub mod jwk;
 pub mod spki;
+pub mod svid;
 
-pub use bundle::{Bundle, JwtAuthority, X509Authority};
+pub use bundle::{Bundle, BundleError, BundleMap, JwtAuthority, X509Authority};
+pub use csr::{Csr, CsrError};
 pub use jws_alg::{JwsAlg, JwsAlgError};
 pub use key_id::{KeyId, KeyIdError};
 pub use selector::{Selector, SelectorError, Selectors};

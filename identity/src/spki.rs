@@ -4,6 +4,7 @@
 //! P-384, or RSA of 2048 to 4096 bits, in the one encoding that DER has for it. A P-256 key, which nearly
 //! every workload has, is recognised by its constant prefix.
 
+mod curve;
 mod raw;
 
 use std::fmt;
@@ -44,15 +45,17 @@ pub enum KeyKind {
 impl PublicKey {
     /// Takes the DER of a SubjectPublicKeyInfo; it must be canonical and without trailing bytes.
     pub fn from_spki_der(der: &[u8]) -> Result<Self, KeyError> {
-        if let Some(point) = der.strip_prefix(P256_PREFIX)
-            && point.len() == 64
-        {
-            return Ok(Self::with_tail(der, KeyKind::P256, 65));
-        }
-        if let Some(point) = der.strip_prefix(P384_PREFIX)
-            && point.len() == 96
-        {
-            return Ok(Self::with_tail(der, KeyKind::P384, 97));
+        for (prefix, kind, curve) in [
+            (P256_PREFIX, KeyKind::P256, Curve::P256),
+            (P384_PREFIX, KeyKind::P384, Curve::P384),
+        ] {
+            let size = curve.coordinate();
+            if der.len() == prefix.len() + 2 * size
+                && let Some(point) = der.strip_prefix(prefix)
+            {
+                raw::check_point(curve, point)?;
+                return Ok(Self::with_tail(der, kind, 2 * size + 1));
+            }
         }
         let raw = RawKey::parse(der)?;
         match raw {

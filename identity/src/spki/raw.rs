@@ -2,7 +2,8 @@
 
 use crate::der::{self, Reader};
 
-use super::{KeyError, MAX_SPKI};
+use super::{KeyError, MAX_SPKI, curve};
+use crate::JwsAlg;
 
 const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
@@ -109,6 +110,28 @@ impl<'a> RawKey<'a> {
     }
 }
 
+impl RawKey<'_> {
+    /// The algorithm that such a key signs with unless asked otherwise; none for what JWS has none for.
+    pub(crate) fn default_alg(&self) -> Option<JwsAlg> {
+        match self {
+            Self::Ec { curve: Curve::P256, .. } => Some(JwsAlg::Es256),
+            Self::Ec { curve: Curve::P384, .. } => Some(JwsAlg::Es384),
+            Self::Ec { curve: Curve::P521, .. } => Some(JwsAlg::Es512),
+            Self::Rsa { .. } => Some(JwsAlg::Rs256),
+            Self::Ed25519 { .. } => None,
+        }
+    }
+
+    /// Whether such a key makes signatures of that algorithm.
+    pub(crate) fn signs(&self, algorithm: JwsAlg) -> bool {
+        use JwsAlg::{Ps256, Ps384, Ps512, Rs256, Rs384, Rs512};
+        match self {
+            Self::Rsa { .. } => matches!(algorithm, Rs256 | Rs384 | Rs512 | Ps256 | Ps384 | Ps512),
+            _ => self.default_alg() == Some(algorithm),
+        }
+    }
+}
+
 struct Frame<'a> {
     algorithm: &'a [u8],
     parameters: &'a [u8],
@@ -156,11 +179,26 @@ fn ec<'a>(parameters: &'a [u8], point: &'a [u8]) -> Result<RawKey<'a>, KeyError>
         what,
     };
     match point {
-        [4, both @ ..] if both.len() == 2 * curve.coordinate() => Ok(RawKey::Ec { curve, point }),
-        [2 | 3, _] | [2 | 3, ..] => Err(refuse("is compressed: send the uncompressed form")),
+        [4, both @ ..] if both.len() == 2 * curve.coordinate() => {
+            check_point(curve, both)?;
+            Ok(RawKey::Ec { curve, point })
+        }
+        [2 | 3, ..] => Err(refuse("is compressed: send the uncompressed form")),
         [0] => Err(refuse("is the point at infinity")),
         _ => Err(refuse("has the wrong length")),
     }
+}
+
+/// Checks the two coordinates, one after the other.
+pub(super) fn check_point(curve: Curve, both: &[u8]) -> Result<(), KeyError> {
+    let (x, y) = both.split_at(both.len() / 2);
+    if curve::contains(curve, x, y) {
+        return Ok(());
+    }
+    Err(KeyError::Point {
+        curve: curve.name(),
+        what: "is not on the curve",
+    })
 }
 
 fn rsa<'a>(parameters: &'a [u8], key: &'a [u8]) -> Result<RawKey<'a>, KeyError> {

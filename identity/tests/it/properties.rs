@@ -1,0 +1,1 @@
+//! No parser panics, and each reads back what it wrote.
