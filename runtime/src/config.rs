@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 pub use env::{PREFIX, environment};
 pub use schema::Schema;
-pub use types::{ByteSize, ByteSizeError, Listen, ListenError, OneOrMany};
+pub use types::{ByteSize, ByteSizeError, Listen, ListenError, ListenPath, OneOrMany};
 
 use crate::fs::{FsError, read_limited};
 
@@ -234,6 +234,7 @@ mod tests {
         ignore_namespaces: Vec<String>,
         clusters: BTreeMap<String, Cluster>,
         max_size: ByteSize,
+        refresh: Option<mintmark_identity::Ttl>,
     }
 
     #[derive(Debug, Default, Deserialize)]
@@ -292,6 +293,7 @@ mod tests {
             ("CONFIG_KUBERNETES__IGNORE_NAMESPACES", "a, b"),
             ("CONFIG_KUBERNETES__MAX_SIZE", "50GiB"),
             ("CONFIG_WORKLOAD", "/a,/b"),
+            ("CONFIG_KUBERNETES__REFRESH", "90s"),
             ("SERVER_PORT", "tcp://10.0.0.1:8081"),
             ("SERVER_SERVICE_HOST", "10.0.0.1"),
         ];
@@ -307,6 +309,7 @@ mod tests {
         assert_eq!(value.engine, Engine::Etcd);
         assert_eq!(value.kubernetes.ignore_namespaces, ["a", "b"]);
         assert_eq!(value.kubernetes.max_size, ByteSize(50 << 30));
+        assert_eq!(value.kubernetes.refresh.unwrap().as_secs(), 90);
         assert_eq!(value.workload.as_slice(), [Path::new("/a"), Path::new("/b")]);
         assert_eq!(warnings, [""; 0]);
     }

@@ -8,6 +8,7 @@ mod secret;
 
 use std::sync::{Arc, OnceLock};
 
+use nix::sys::resource::{Resource, setrlimit};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::crypto::CryptoProvider;
 
@@ -18,6 +19,17 @@ pub use secret::{SecretBytes, SecretString};
 pub fn install() {
     // An error means that a provider is installed already, by an earlier call.
     let _ = CryptoProvider::install_default(rustls::crypto::ring::default_provider());
+}
+
+/// Keeps this process's memory, which holds keys, out of core files and from other processes of its user: it is no longer dumpable. Early in every `main`
+/// of a program that holds keys.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn hide_memory() -> std::io::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    nix::sys::prctl::set_dumpable(false)?;
+    Ok(())
 }
 
 /// The provider that every TLS configuration is built with.

@@ -4,6 +4,7 @@
 //! through a [`Supervisor`] and runs blocking work on a [`BlockingPool`].
 #![allow(clippy::disallowed_methods, reason = "this is where tasks are spawned")]
 
+mod backoff;
 mod pool;
 
 use std::any::Any;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+pub use backoff::Backoff;
 pub use pool::{BlockingPool, PoolError};
 
 /// How long a process whose critical task ended may take to shut down before it is ended.
@@ -138,19 +140,28 @@ impl Supervisor {
         }
     }
 
-    /// Serves until SIGINT, SIGTERM, the token or the end of a critical task, then shuts down within `grace`: the last line of a `main`.
+    /// Serves until SIGINT, SIGTERM, the token or the end of a critical task, then shuts down within `grace`, or at once when told a second time: the last
+    /// line of a `main`.
     ///
     /// # Errors
     /// The critical task that ended.
     pub async fn run(&self, grace: Duration) -> Result<(), TaskFailure> {
         let stop = tokio::select! {
+            biased;
             stop = self.stopped() => stop,
             signal = shutdown_signal() => {
                 tracing::info!(signal, "shutting down");
                 Stop::Asked
             }
         };
-        self.shutdown(grace).await;
+        tokio::select! {
+            biased;
+            _ = self.shutdown(grace) => {}
+            signal = shutdown_signal() => {
+                tracing::warn!(signal, "told again: not waiting any longer");
+                self.shutdown(Duration::ZERO).await;
+            }
+        }
         match stop {
             Stop::Asked => Ok(()),
             Stop::Failed(failure) => Err(failure),
@@ -305,6 +316,31 @@ mod tests {
             assert_eq!(supervisor.stopped().await, Stop::Failed(failure.clone()));
             assert_eq!(supervisor.run(Duration::from_secs(1)).await, Err(failure));
         }
+    }
+
+    #[tokio::test]
+    async fn a_signal_shuts_down_and_a_second_one_does_not_wait() {
+        let supervisor = Supervisor::embedded();
+        let token = supervisor.token();
+        let (told, mut wait) = tokio::sync::mpsc::channel(1);
+        supervisor.spawn("stubborn", async move {
+            token.cancelled().await;
+            told.send(()).await.unwrap();
+            std::future::pending().await
+        });
+        let mut run = std::pin::pin!(supervisor.run(Duration::from_secs(3600)));
+        for told_twice in [false, true] {
+            // The handlers are in place once it waits.
+            assert!(run.as_mut().now_or_never().is_none());
+            nix::sys::signal::raise(nix::sys::signal::SIGTERM).unwrap();
+            if !told_twice {
+                tokio::select! {
+                    _ = run.as_mut() => panic!("it did not wait"),
+                    _ = wait.recv() => {}
+                }
+            }
+        }
+        assert_eq!(run.await, Ok(()));
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@
 mod otlp;
 mod writer;
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub const DEFAULT_FILTER: &str = "info";
 /// A longer filter is refused.
 const MAX_FILTER: usize = 1024;
 
-/// The `[log]` and `[telemetry]` settings.
+/// The `[telemetry]` settings.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
@@ -45,6 +46,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl LogConfig {
+    /// Whether [`init`] would take the filter, without setting anything up.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), LogError> {
+        parse_filter(&self.filter).map(drop)
+    }
 }
 
 impl Default for LogConfig {
@@ -112,13 +123,13 @@ pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
     let writer = LineWriter::start(std::io::stderr()).map_err(LogError::Thread)?;
     let format = tracing_subscriber::fmt::layer().with_writer(writer.clone());
     let format = match config.format {
-        LogFormat::Text => format.with_ansi(false).boxed(),
+        LogFormat::Text => format.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => format.json().flatten_event(true).with_current_span(false).boxed(),
     };
     let subscriber = tracing_subscriber::registry().with(filter).with(format);
 
     #[cfg(feature = "otlp")]
-    let (traces, layer) = otlp::layer(&config.otlp)?;
+    let (traces, layer) = otlp::layer(&config.otlp)?.unzip();
     #[cfg(feature = "otlp")]
     let subscriber = subscriber.with(layer);
     #[cfg(not(feature = "otlp"))]

@@ -1,8 +1,9 @@
-//! Types of configuration values that are written as text.
+//! Types of configuration values that are written as text. Durations are `mintmark_identity::Ttl`: `30s`, `5m`, `1h`.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer};
@@ -149,7 +150,29 @@ impl serde::Serialize for Listen {
     }
 }
 
-/// One value or a list of them: `workload = "/a"` or `workload = ["/a", "/b"]`.
+/// Where a Unix socket listens; an empty string switches it off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(transparent)]
+pub struct ListenPath(PathBuf);
+
+impl ListenPath {
+    /// Listens at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Does not listen.
+    pub fn off() -> Self {
+        Self::default()
+    }
+
+    /// The path, if it is not switched off.
+    pub fn path(&self) -> Option<&Path> {
+        Some(self.0.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+}
+
+/// One value or a list of them, where an empty string is none: `workload = "/a"`, `workload = ["/a", "/b"]`, `workload = ""`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OneOrMany<T>(Vec<T>);
 
@@ -186,6 +209,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
                 f.write_str("text or a list")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+                if text.is_empty() {
+                    return Ok(Vec::new());
+                }
                 T::deserialize(de::value::StrDeserializer::new(text)).map(|one| vec![one])
             }
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Vec<T>, A::Error> {
@@ -230,6 +256,31 @@ mod tests {
         ] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn one_value_is_a_list_of_one_and_an_empty_one_a_list_of_none() {
+        #[derive(Deserialize)]
+        struct Paths {
+            paths: OneOrMany<PathBuf>,
+        }
+        for (text, expected) in [
+            ("''", &[][..]),
+            ("'/a'", &["/a"]),
+            ("['/a', '/b']", &["/a", "/b"]),
+            ("[]", &[]),
+        ] {
+            let parsed: Paths = toml::from_str(&format!("paths = {text}")).unwrap();
+            let found: Vec<_> = parsed
+                .paths
+                .as_slice()
+                .iter()
+                .map(|path| path.to_str().unwrap())
+                .collect();
+            assert_eq!(found, expected, "{text}");
+        }
+        assert_eq!(ListenPath::default().path(), None);
+        assert_eq!(ListenPath::new("/a").path(), Some(Path::new("/a")));
     }
 
     #[test]
