@@ -24,6 +24,7 @@ mod error;
 mod files;
 mod frame;
 mod keeper;
+mod leaf;
 mod log;
 mod merkle;
 mod metrics;
@@ -35,6 +36,7 @@ mod reader;
 mod segment;
 mod settings;
 mod tree;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -48,11 +50,13 @@ use tokio::sync::watch;
 pub use self::durable::{Durable, LeafBytes, Slot};
 pub use self::error::LedgerError;
 pub use self::frame::{MAX_LEAF, MAX_LEAVES_PER_CALL};
+pub use self::leaf::{LeafError, decode_leaf, verify_issued};
 pub use self::merkle::{Hash, ProofError, empty_root, leaf_hash, node_hash, verify_consistency, verify_inclusion};
 pub use self::metrics::Metrics;
 pub use self::note::{Checkpoint, NoteError, VerifierKey};
 pub use self::reader::Reader;
 pub use self::settings::Settings;
+pub use self::verify::{LogReport, Report, verify};
 
 use self::error::At as _;
 use self::log::Log;

@@ -1,79 +1,74 @@
 //! The ledger as a whole.
 
+mod basics;
+mod crash;
+mod damage;
+mod prune;
+mod space;
+
 use std::path::Path;
 
+use mintmark_identity::Serial;
+use mintmark_proto::ledger::{Kind, Leaf};
 use mintmark_runtime::clock::Clock;
+use prost::Message as _;
 
 use super::*;
 
-pub(super) const DOMAIN: &str = "example.org";
+const DOMAIN: &str = "example.org";
 
-pub(super) fn open(root: &Path) -> Ledger {
-    Ledger::open_or_create(root, DOMAIN, 1, Settings::new(Clock::system())).unwrap()
+fn settings() -> Settings {
+    Settings::new(Clock::manual(1_700_000_000))
+}
+
+fn open(root: &Path) -> Ledger {
+    Ledger::open_or_create(root, DOMAIN, 1, settings()).unwrap()
 }
 
 /// A leaf that says where it stands.
-pub(super) fn leaf(index: u64) -> LeafBytes {
-    format!("leaf {index} of log 1").into_bytes()
+fn leaf_of(log: u16, index: u64) -> LeafBytes {
+    let serial = Serial::new(log, index, [7; 11]).unwrap();
+    let leaf = Leaf {
+        log: log.into(),
+        index,
+        kind: Kind::X509Svid.into(),
+        serial: serial.as_bytes().to_vec().into(),
+        ..Leaf::default()
+    };
+    leaf.encode_to_vec()
 }
 
-pub(super) async fn append(ledger: &Ledger, count: usize) -> Result<Vec<Durable<u64>>, LedgerError> {
-    ledger
-        .append(count, |slot| {
-            (0..count).map(|nth| (leaf(slot.index(nth)), slot.index(nth))).collect()
-        })
-        .await
+fn leaf(index: u64) -> LeafBytes {
+    leaf_of(1, index)
 }
 
-#[tokio::test]
-async fn appended_leaves_are_there_after_a_restart_and_proofs_verify() {
-    let root = tempfile::tempdir().unwrap();
-    let ledger = open(root.path());
-    for count in [1, 2, 0, 300, 1] {
-        let durable = append(&ledger, count).await.unwrap();
-        assert_eq!(durable.len(), count);
-        assert!(
-            durable
-                .iter()
-                .all(|durable| durable.index() == *durable.get() && durable.log() == 1)
-        );
+async fn append(ledger: &Ledger, count: usize) -> Result<Vec<Durable<u64>>, LedgerError> {
+    let encode = |slot: Slot| {
+        (0..count)
+            .map(|nth| (leaf_of(slot.log, slot.index(nth)), slot.index(nth)))
+            .collect()
+    };
+    ledger.append(count, encode).await
+}
+
+/// Appends until the log has `size` leaves.
+async fn fill(ledger: &Ledger, size: u64) {
+    while ledger.reader().size() < size {
+        let left = usize::try_from(size - ledger.reader().size()).unwrap();
+        append(ledger, left.min(4096)).await.unwrap();
     }
-    let (before, note) = ledger.checkpoint();
-    assert_eq!(before.size, 304);
-    assert_eq!(before.origin, "example.org/mintmark/1");
-    assert_eq!(ledger.reader().verifier().open_checkpoint(&note), Ok(before.clone()));
-    ledger.shutdown().await.unwrap();
-
-    let ledger = open(root.path());
-    append(&ledger, 10).await.unwrap();
-    let reader = ledger.reader();
-    let (after, _) = ledger.checkpoint();
-    let proof = reader.prove_consistency(before.size, after.size).unwrap();
-    assert_eq!(
-        verify_consistency(before.size, &before.root, after.size, &after.root, &proof),
-        Ok(())
-    );
-    for index in 0..314 {
-        let proof = reader.prove(index, after.size).unwrap();
-        assert_eq!(reader.leaf(index).unwrap(), leaf(index));
-        assert_eq!(
-            verify_inclusion(&leaf_hash(&leaf(index)), index, after.size, &proof, &after.root),
-            Ok(())
-        );
-    }
-    let (first, last) = reader.last(3).unwrap();
-    assert_eq!((first, last), (311, vec![leaf(311), leaf(312), leaf(313)]));
-    ledger.shutdown().await.unwrap();
 }
 
-#[tokio::test]
-async fn many_callers_at_once_share_fsyncs_and_get_distinct_indices() {
-    let root = tempfile::tempdir().unwrap();
-    let ledger = open(root.path());
-    let calls = futures::future::join_all((0..2_000).map(|_| append(&ledger, 1))).await;
-    let mut indices: Vec<u64> = calls.into_iter().map(|durable| durable.unwrap()[0].index()).collect();
-    indices.sort_unstable();
-    assert_eq!(indices, (0..2_000).collect::<Vec<_>>());
-    ledger.shutdown().await.unwrap();
-    assert!(matches!(append(&ledger, 1).await, Err(LedgerError::Closed)));
+fn check(root: &Path) -> Report {
+    verify(root, |_, _| ())
+}
+
+/// A ledger that was stopped cleanly has not a byte that is not covered, and nothing unfinished.
+fn assert_clean(root: &Path, size: u64) {
+    let report = check(root);
+    assert!(report.is_sound(), "{report:?}");
+    let log = report.logs.last().unwrap();
+    assert_eq!(log.notes, Vec::<String>::new());
+    let checkpoint = log.checkpoint.as_ref().unwrap();
+    assert_eq!((log.size, checkpoint.size, log.root), (size, size, checkpoint.root));
 }

@@ -72,6 +72,15 @@ impl Tree {
         self.range.root()
     }
 
+    /// The root that the tree would have with these leaves, too.
+    pub(super) fn root_after(&self, hashes: &[Hash]) -> Hash {
+        let mut range = self.range.clone();
+        for hash in hashes {
+            range.push(*hash, |_, _, _| ());
+        }
+        range.root()
+    }
+
     /// The minimum index.
     pub(super) fn minimum(&self) -> u64 {
         self.first_segment * SEGMENT
