@@ -1,150 +1,22 @@
 #![expect(clippy::disallowed_methods, reason = "a test spawns its server beside itself")]
 
-use std::io;
-use std::net::SocketAddr;
+mod fixture;
+
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
-use mintmark_identity::{SpiffeId, TrustDomain};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    SanType, SerialNumber,
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use futures::StreamExt;
+use rcgen::{CertifiedIssuer, KeyPair, SerialNumber};
+use rustls_pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::clock::{Clock, from_unix_ms};
-use crate::net::{ConnectError, Limits, ListenerStats, tcp_connect, tcp_listener};
+use crate::net::{Limits, ListenerStats, tcp_connect, tcp_listener};
+use fixture::{Ca, NOW, Server, authority_params, call, params};
 
-const NOW: i64 = 1_800_000_000;
 const LIMIT: Duration = Duration::from_secs(10);
-
-struct Ca {
-    trust_domain: TrustDomain,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Ca {
-    fn new(trust_domain: &str) -> Self {
-        let params = authority_params(&format!("spiffe://{trust_domain}"));
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self {
-            trust_domain: TrustDomain::parse(trust_domain).unwrap(),
-            issuer,
-        }
-    }
-
-    fn anchors(cas: &[&Self]) -> TrustAnchors {
-        let mut anchors = TrustAnchors::default();
-        for ca in cas {
-            anchors.insert(ca.trust_domain.clone(), [ca.issuer.der().as_ref()]);
-        }
-        anchors
-    }
-
-    fn id(&self, path: &str) -> SpiffeId {
-        SpiffeId::new(&self.trust_domain, path).unwrap()
-    }
-
-    fn issue(&self, path: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        self.issue_as(params(self.id(path).as_str()))
-    }
-
-    fn issue_as(&self, params: CertificateParams) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        let key = KeyPair::generate().unwrap();
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        (
-            vec![leaf.der().clone()],
-            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        )
-    }
-
-    fn credential(&self, path: &str) -> Credential {
-        let credential = Credential::empty();
-        let (chain, key) = self.issue(path);
-        credential.set(chain, key).unwrap();
-        credential
-    }
-}
-
-fn params(uri: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, uri);
-    params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-    params.serial_number = Some(SerialNumber::from_slice(&[1, 2, 3, 4]));
-    params.not_before = from_unix_ms((NOW - 60) * 1000).into();
-    params.not_after = from_unix_ms((NOW + 3600) * 1000).into();
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
-    params
-}
-
-fn authority_params(uri: &str) -> CertificateParams {
-    let mut params = params(uri);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.extended_key_usages.clear();
-    params
-}
-
-/// A server that answers one byte to each connection and reports who came.
-struct Server {
-    addr: SocketAddr,
-    stats: ListenerStats,
-    conns: Pin<Box<dyn Stream<Item = io::Result<Conn>> + Send>>,
-}
-
-impl Server {
-    fn start(credential: &Credential, auth: ClientAuth, limits: TlsLimits, clock: &Clock) -> Self {
-        let listener = tcp_listener(([127, 0, 0, 1], 0).into()).unwrap();
-        let addr = listener.local_addr().unwrap();
-        let stats = ListenerStats::default();
-        let config = server_config(Arc::new(credential.clone()), auth, &[ALPN_H2], clock);
-        let conns = Box::pin(incoming(listener, config, limits, stats.clone(), clock.clone()));
-        Self { addr, stats, conns }
-    }
-
-    /// Serves one client that is served, while `client` runs.
-    async fn serve<T>(&mut self, client: impl Future<Output = T>) -> (Option<ConnectInfo>, T) {
-        let mut client = std::pin::pin!(client);
-        tokio::select! {
-            conn = self.conns.next() => {
-                let mut conn = conn.unwrap().unwrap();
-                conn.write_all(b"!").await.unwrap();
-                conn.flush().await.unwrap();
-                let done = client.await;
-                (Some(conn.info().clone()), done)
-            }
-            done = &mut client => (None, done),
-        }
-    }
-}
-
-/// Connects and waits for the server's byte: with TLS 1.3, only that says that the server took the client's certificate.
-async fn call(
-    addr: SocketAddr,
-    verifier: Arc<dyn rustls::client::danger::ServerCertVerifier>,
-    credential: Option<Credential>,
-    clock: &Clock,
-) -> Result<TlsStream<TcpStream>, ConnectError> {
-    let config = client_config(verifier, credential, &[ALPN_H2], clock);
-    let connector = Connector::new(config, clock.clone());
-    let mut io = connector.connect("127.0.0.1", addr.port()).await?;
-    let target = addr.to_string();
-    io.read_u8()
-        .await
-        .map_err(|source| ConnectError::Handshake { target, source })?;
-    Ok(io)
-}
 
 #[tokio::test]
 async fn members_of_trusted_domains_are_let_in_by_name_and_others_are_refused() {
