@@ -11,7 +11,8 @@ use mintmark_runtime::metrics::Metrics as Registry;
 
 use super::leaf::{self, Draft};
 use super::metrics::{Metrics, Phase};
-use super::{Attested, By, JwtOrder, JwtSvid, Refusal, WitOrder, WitSvid, X509Order, X509Svid};
+use super::{JwtOrder, JwtSvid, Refusal, WitOrder, WitSvid, X509Order, X509Svid};
+use crate::attest::{Attested, By};
 use crate::authority::{Authorities, JwsAuthority, Kind, SignError, X509Authority};
 use crate::ledger::{Durable, Ledger};
 use crate::mint::jws::{self, JwtSpec, MAX_AUDIENCE, MAX_AUDIENCES, UnsignedJws, WitSpec};
@@ -236,7 +237,7 @@ impl Inner {
     ) -> Result<(Validity, Leaf), Refusal> {
         self.check_identity(asked, &order.spiffe_id)?;
         dns::check_all(&order.dns_names)?;
-        if !order.ip_addresses.is_empty() && !matches!(asked.by, By::Server) {
+        if !order.ip_addresses.is_empty() && !matches!(asked.by(), By::Server) {
             return Err(Refusal::IpAddress(order.spiffe_id.clone()));
         }
         let verdict = self.verdict(asked, &order.spiffe_id, order.entry_id.as_deref())?;
@@ -454,7 +455,7 @@ impl Inner {
         if id.is_root() {
             return Err(Refusal::Root(id.clone()));
         }
-        let own = match &asked.by {
+        let own = match asked.by() {
             By::Node(node) => node == id && *id != SpiffeId::server(trust_domain),
             By::Admin(_) => false,
             By::Server => true,
@@ -469,7 +470,7 @@ impl Inner {
     fn verdict(&self, asked: &Attested, spiffe_id: &SpiffeId, entry_id: Option<&str>) -> Result<Verdict, Refusal> {
         let verdict = self.verdicts.judge(&Subject {
             spiffe_id,
-            by: &asked.by,
+            by: asked.by(),
             entry_id,
         });
         if verdict.allowed {

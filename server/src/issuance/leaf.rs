@@ -5,7 +5,8 @@ use mintmark_identity::{KeyId, PublicKey, Serial, SpiffeId};
 use mintmark_proto::ledger::{Kind, Leaf, Verdict as WireVerdict};
 use prost::Message as _;
 
-use super::{Attested, By, Refusal};
+use super::Refusal;
+use crate::attest::{Attested, By};
 use crate::mint::Validity;
 use crate::verdict::Verdict;
 
@@ -35,7 +36,7 @@ impl Draft<'_> {
     /// # Errors
     /// When it would be too large for the ledger.
     pub(super) fn leaf(self) -> Result<Leaf, Refusal> {
-        let (node, author) = match &self.asked.by {
+        let (node, author) = match self.asked.by() {
             By::Node(id) => (id.to_string(), String::new()),
             By::Admin(author) => (String::new(), author.as_str().to_owned()),
             By::Server => Default::default(),
@@ -57,7 +58,7 @@ impl Draft<'_> {
             audience: self.audience.to_vec(),
             entry_id: self.entry_id.unwrap_or_default().to_owned(),
             node,
-            witnesses: self.asked.witnesses.wire(),
+            witnesses: self.asked.witnesses().wire(),
             author,
             verdict,
             dns_names: self.dns_names.to_vec(),

@@ -12,6 +12,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
+use crate::attest::{Attested, By, Witness};
 use crate::authority::{Authorities, AuthorityConfig, KeyManager};
 use crate::ledger::{Ledger, Settings};
 use crate::store::Store;
@@ -87,7 +88,7 @@ fn key() -> PublicKey {
 }
 
 fn node() -> Attested {
-    Attested::new(By::Node(id("/spire/agent/join_token/a")), Witness::Node.into())
+    Attested::for_test(By::Node(id("/spire/agent/join_token/a")), Witness::Node.into())
 }
 
 /// Verifies a leaf as webpki does, against the roots of a bundle.

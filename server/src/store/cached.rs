@@ -37,6 +37,9 @@ pub trait Fold: Send + Sync + 'static {
 
     /// `key` is gone. It may never have been put.
     fn delete(&mut self, key: &Bytes);
+
+    /// This is the state from now on: a new listing is complete and has taken the old one's place.
+    fn listed(&mut self) {}
 }
 
 /// State in memory that follows a prefix of the store. Clones share it.
@@ -152,7 +155,10 @@ impl<T: Fold> Follower<T> {
                 },
                 Ok(Step::Listed(revision)) => {
                     if let Some(listed) = listing.take() {
-                        let old = std::mem::replace(&mut *self.state(), listed);
+                        let mut state = self.state();
+                        let old = std::mem::replace(&mut *state, listed);
+                        state.listed();
+                        drop(state);
                         drop(old);
                     }
                     self.applied.send_replace(Some(revision));

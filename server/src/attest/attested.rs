@@ -8,8 +8,8 @@ use mintmark_proto::ledger;
 /// Somebody who was attested, and who vouched for what they ask about. Only the room `attest` makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attested {
-    pub(super) by: By,
-    pub(super) witnesses: Witnesses,
+    by: By,
+    witnesses: Witnesses,
 }
 
 /// Who asks.
@@ -48,8 +48,25 @@ pub enum Witness {
 pub struct Witnesses(u8);
 
 impl Attested {
-    /// What `attest` found out.
-    pub(crate) fn new(by: By, witnesses: Witnesses) -> Self {
+    /// The node of an SVID that [`Nodes::authenticate`](super::Nodes::authenticate) accepted, or of evidence that [`Nodes::admit`](super::Nodes::admit) accepted.
+    pub(super) fn node(id: SpiffeId) -> Self {
+        Self { by: By::Node(id), witnesses: Witness::Node.into() }
+    }
+
+    /// An administrator at the admin socket, by what the kernel says of the caller.
+    pub fn local_admin(uid: u32, pid: Option<i32>) -> Self {
+        let author = pid.map_or_else(|| format!("uid:{uid}"), |pid| format!("uid:{uid} pid:{pid}"));
+        Self { by: By::Admin(Author::new(&author)), witnesses: Witness::Admin.into() }
+    }
+
+    /// An administrator from afar, by an SVID whose entry says `admin`.
+    pub fn remote_admin(id: &SpiffeId) -> Self {
+        Self { by: By::Admin(Author::new(id.as_str())), witnesses: Witness::Admin.into() }
+    }
+
+    /// Whoever a test needs.
+    #[cfg(test)]
+    pub(crate) fn for_test(by: By, witnesses: Witnesses) -> Self {
         Self { by, witnesses }
     }
 
@@ -125,7 +142,7 @@ impl Witnesses {
     }
 
     /// As the leaf has them.
-    pub(super) fn wire(self) -> Vec<i32> {
+    pub(crate) fn wire(self) -> Vec<i32> {
         self.iter().map(|witness| witness.wire().into()).collect()
     }
 }
