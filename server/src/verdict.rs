@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mintmark_identity::{SpiffeId, Ttl};
 
-use crate::issuance::By;
+use crate::attest::By;
 
 /// What a verdict is about.
 #[derive(Clone, Copy, Debug)]

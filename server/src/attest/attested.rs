@@ -50,18 +50,27 @@ pub struct Witnesses(u8);
 impl Attested {
     /// The node of an SVID that [`Nodes::authenticate`](super::Nodes::authenticate) accepted, or of evidence that [`Nodes::admit`](super::Nodes::admit) accepted.
     pub(super) fn node(id: SpiffeId) -> Self {
-        Self { by: By::Node(id), witnesses: Witness::Node.into() }
+        Self {
+            by: By::Node(id),
+            witnesses: Witness::Node.into(),
+        }
     }
 
     /// An administrator at the admin socket, by what the kernel says of the caller.
     pub fn local_admin(uid: u32, pid: Option<i32>) -> Self {
         let author = pid.map_or_else(|| format!("uid:{uid}"), |pid| format!("uid:{uid} pid:{pid}"));
-        Self { by: By::Admin(Author::new(&author)), witnesses: Witness::Admin.into() }
+        Self {
+            by: By::Admin(Author::new(&author)),
+            witnesses: Witness::Admin.into(),
+        }
     }
 
     /// An administrator from afar, by an SVID whose entry says `admin`.
     pub fn remote_admin(id: &SpiffeId) -> Self {
-        Self { by: By::Admin(Author::new(id.as_str())), witnesses: Witness::Admin.into() }
+        Self {
+            by: By::Admin(Author::new(id.as_str())),
+            witnesses: Witness::Admin.into(),
+        }
     }
 
     /// Whoever a test needs.
