@@ -5,7 +5,7 @@ use rcgen::{CertificateParams, SanType};
 
 use crate::support::Signer;
 
-fn request(signer: &Signer, uris: &[&str]) -> Vec<u8> {
+pub(crate) fn request(signer: &Signer, uris: &[&str]) -> Vec<u8> {
     let mut params = CertificateParams::new(["web.example.org".to_owned()]).unwrap();
     for uri in uris {
         params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));

@@ -13,7 +13,7 @@ fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
 }
 
-fn leaf() -> CertificateParams {
+pub(crate) fn leaf() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.is_ca = IsCa::ExplicitNoCa;
@@ -29,7 +29,7 @@ fn leaf() -> CertificateParams {
     params
 }
 
-fn authority() -> CertificateParams {
+pub(crate) fn authority() -> CertificateParams {
     let mut params = leaf();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -38,7 +38,7 @@ fn authority() -> CertificateParams {
     params
 }
 
-fn der(params: &CertificateParams, signer: &Signer) -> Vec<u8> {
+pub(crate) fn der(params: &CertificateParams, signer: &Signer) -> Vec<u8> {
     params.self_signed(signer.pair()).unwrap().der().to_vec()
 }
 
