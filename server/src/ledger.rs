@@ -25,6 +25,7 @@ mod files;
 mod frame;
 mod keeper;
 mod leaf;
+mod lock;
 mod log;
 mod merkle;
 mod metrics;
@@ -40,6 +41,7 @@ mod verify;
 mod writer;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests damage files")]
 mod tests;
 
 use std::path::Path;
@@ -59,6 +61,7 @@ pub use self::settings::Settings;
 pub use self::verify::{LogReport, Report, verify};
 
 use self::error::At as _;
+use self::lock::Lock;
 use self::log::Log;
 use self::open::Mend;
 
@@ -113,7 +116,8 @@ impl Ledger {
         let none = || LedgerError::NotFound(format!("there is no log under {}", root.display()));
         let number = Self::numbers(root)?.pop().ok_or_else(none)?;
         let dir = files::log_dir(root, number);
-        let lock = open::lock(&dir)?;
+        let lock = Lock::take(&dir)?;
+        files::remove_unfinished_logs(root)?;
         let loaded = open::load(&dir, number, Mend::Yes)?;
         let expected = origin(trust_domain, number);
         if loaded.stored.verifier.name() != expected {

@@ -73,6 +73,21 @@ pub(super) fn log_number(name: &str) -> Option<u16> {
     (number.to_string() == name).then_some(number)
 }
 
+/// Whether a directory of this name is a log that was being made.
+pub(super) fn is_unfinished_log(name: &str) -> bool {
+    name.strip_suffix(TEMPORARY)
+        .is_some_and(|stem| log_number(stem).is_some())
+}
+
+/// Removes what a crash left of logs that were being made.
+pub(super) fn remove_unfinished_logs(root: &Path) -> Result<(), LedgerError> {
+    for name in list(root)?.iter().filter(|name| is_unfinished_log(name)) {
+        let path = root.join(name);
+        fs::remove_dir_all(&path).at("remove", &path)?;
+    }
+    Ok(())
+}
+
 /// The numbers of the logs under the ledger's `root`, ascending.
 pub(super) fn log_numbers(root: &Path) -> Result<Vec<u16>, LedgerError> {
     let mut numbers: Vec<u16> = list(root)?.iter().filter_map(|name| log_number(name)).collect();

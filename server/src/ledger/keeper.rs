@@ -136,34 +136,37 @@ pub(super) fn run(log: &Arc<Log>) -> Result<(), LedgerError> {
     }
 }
 
-/// Everything that is to be done now.
+/// Everything that is to be done now. One thing that fails does not keep the others from being done.
 fn keep(log: &Log) -> Result<(), LedgerError> {
-    seal_all(log)?;
+    let (mut sealed, mut result) = (0, Ok(()));
+    loop {
+        match seal(log) {
+            Ok(true) => sealed += 1,
+            Ok(false) => break,
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        }
+    }
     let mut kept = log.keeper.files();
-    write_checkpoint(log, &mut kept)?;
-    prune(log, &mut kept)
+    let result = result.and(write_checkpoint(log, &mut kept));
+    result.and(prune(log, &mut kept, sealed))
 }
 
 fn report(log: &Log, error: Option<&LedgerError>) {
     let was_failing = std::mem::replace(&mut log.keeper.files().failing, error.is_some());
     match error {
-        Some(error) if error.is_no_space() => {
-            if !was_failing {
-                tracing::warn!(%error, "the ledger's checkpoint or hashes could not be written for want of space; issuing goes on as long as leaves can be written");
-            }
-        }
-        Some(error) => {
+        Some(error) if !error.is_no_space() => {
             tracing::error!(%error, "the ledger stops: a file beside the leaves could not be written");
             log.queue.stop(&error.to_string());
         }
-        None if was_failing => tracing::info!("the ledger's checkpoint is written again"),
-        None => (),
+        Some(error) if !was_failing => {
+            tracing::warn!(%error, "no space for the ledger's checkpoint or hashes; issuing goes on as long as leaves can be written");
+        }
+        None if was_failing => tracing::info!("the ledger's checkpoint and hashes are written again"),
+        _ => (),
     }
-}
-
-fn seal_all(log: &Log) -> Result<(), LedgerError> {
-    while seal(log)? {}
-    Ok(())
 }
 
 /// Writes the hashes and the root of the oldest full segment. Whether there was one.
@@ -203,15 +206,22 @@ fn write_checkpoint(log: &Log, kept: &mut Kept) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Prunes what is too old or too much, and tells how much room there is.
-fn prune(log: &Log, kept: &mut Kept) -> Result<(), LedgerError> {
+/// Prunes what is too old or too much, and tells how much room there is. Where the filesystem has little room left, the ledger stops
+/// growing: as many segments go as were just sealed. It never gives way to what others write.
+fn prune(log: &Log, kept: &mut Kept, sealed: u64) -> Result<(), LedgerError> {
+    let mut gone = 0;
     loop {
         let too_old = u64::try_from(log.clock.unix())
             .unwrap_or(0)
             .saturating_sub(log.retention_secs);
-        let (oldest, used, open) = {
+        let (oldest, used, open, several) = {
             let tree = log.stored.tree();
-            (tree.sealed.front().copied(), tree.bytes(), tree.open.end)
+            (
+                tree.sealed.front().copied(),
+                tree.bytes(),
+                tree.open.end,
+                tree.sealed.len() > 1,
+            )
         };
         let Some(oldest) = oldest else { break };
         // Room for the open segment to grow as large as a sealed one.
@@ -220,11 +230,11 @@ fn prune(log: &Log, kept: &mut Kept) -> Result<(), LedgerError> {
             .storage
             .space(&log.stored.dir)
             .is_ok_and(|(free, total)| free < RESERVE.min(total / 8));
-        let several = log.stored.tree().sealed.len() > 1;
-        if !(oldest.newest < too_old || wanted > log.max_size || (crowded && several)) {
+        if !(oldest.newest < too_old || wanted > log.max_size || (crowded && several && gone < sealed)) {
             break;
         }
         prune_oldest(log, kept)?;
+        gone += 1;
     }
     tell_room(log, kept);
     Ok(())
@@ -275,11 +285,11 @@ fn give_way(
 /// Makes room for `bytes` within the maximum size.
 pub(super) fn make_room(log: &Log, bytes: u64) -> Result<(), LedgerError> {
     while log.stored.tree().bytes().saturating_add(bytes) > log.max_size {
-        let mut kept = log.keeper.files();
-        if log.stored.tree().sealed.is_empty() {
+        let stopped = |error| log.full_or_stopped(error);
+        if log.stored.tree().sealed.is_empty() && !seal(log).map_err(stopped)? {
             return Err(log.full());
         }
-        prune_oldest(log, &mut kept).map_err(|error| log.full_or_stopped(error))?;
+        prune_oldest(log, &mut log.keeper.files()).map_err(stopped)?;
     }
     Ok(())
 }
@@ -306,13 +316,15 @@ fn tell_room(log: &Log, kept: &mut Kept) {
     log.metrics.used.set(metrics::count(used));
     log.metrics.minimum.set(metrics::count(minimum));
     log.metrics.free.set(metrics::count(log.free()));
-    let percent = used.saturating_mul(100) / log.max_size.max(1);
+    let capacity = used.saturating_add(log.free());
+    let percent = used.saturating_mul(100) / capacity.max(1);
     if percent >= WARN_PERCENT && !kept.warned {
         kept.warned = true;
         tracing::warn!(
             used,
+            capacity,
             max_size = log.max_size,
-            "the issuance log has used {percent} % of ledger.max_size; at 100 % its oldest leaves are pruned, before ledger.retention is over"
+            "the issuance log has used {percent} % of the room it has (ledger.max_size, or its filesystem); when there is no more, its oldest leaves are pruned before ledger.retention is over"
         );
     } else if percent < WARN_AGAIN_PERCENT {
         kept.warned = false;

@@ -1,6 +1,5 @@
 //! What the writer, the keeper and the callers of one open log share.
 
-use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mintmark_runtime::clock::Clock;
@@ -8,6 +7,7 @@ use mintmark_runtime::clock::Clock;
 use super::error::LedgerError;
 use super::files::Storage;
 use super::keeper::Keeper;
+use super::lock::Lock;
 use super::metrics::Metrics;
 use super::note::{Checkpoint, Signer};
 use super::queue::Queue;
@@ -27,14 +27,14 @@ pub(super) struct Log {
     pub(super) retention_secs: u64,
     pub(super) max_size: u64,
     /// Held as long as this process may write.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<Lock>>,
 }
 
 impl Log {
     pub(super) fn new(
         signer: Signer,
         stored: Arc<Stored>,
-        lock: File,
+        lock: Lock,
         checkpoint_size: u64,
         settings: Settings,
     ) -> Self {

@@ -222,7 +222,7 @@ impl Signer {
     /// The text of the key file: the private form of a note key that Go's `golang.org/x/mod/sumdb/note` reads, and a newline.
     pub(super) fn to_file(&self) -> Zeroizing<String> {
         let seed = Zeroizing::new(typed(&self.seed));
-        let seed = Zeroizing::new(STANDARD.encode(&*seed));
+        let seed = Zeroizing::new(STANDARD.encode(*seed));
         Zeroizing::new(format!(
             "PRIVATE+KEY+{}+{:08x}+{}\n",
             self.verifier.name, self.verifier.id, *seed

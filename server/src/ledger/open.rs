@@ -5,8 +5,6 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-use rustix::fs::FlockOperation;
-
 use super::error::{At as _, LedgerError};
 use super::files::{self, Name};
 use super::frame::{self, Tail};
@@ -35,9 +33,7 @@ pub(super) fn create(
         });
     }
     let temporary = root.join(format!("{number}.tmp"));
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary).at("remove", &temporary)?;
-    }
+    files::remove_unfinished_logs(root)?;
     builder.create(&temporary).at("make", &temporary)?;
     let signer = Signer::generate(&origin(trust_domain, number))
         .map_err(|error| LedgerError::corrupt(root, 0, error.to_string()))?;
@@ -68,17 +64,6 @@ pub(super) struct Loaded {
 pub(super) enum Mend {
     Yes,
     No,
-}
-
-/// Takes the lock of a log for as long as the file is open.
-pub(super) fn lock(dir: &Path) -> Result<File, LedgerError> {
-    let path = dir.join(files::LOG);
-    let file = File::open(&path).at("open", &path)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(LedgerError::InUse(dir.to_owned())),
-        Err(error) => Err(LedgerError::io("lock", &path, &error.into())),
-    }
 }
 
 /// Reads the private key of a log.

@@ -10,13 +10,12 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
-
 use super::SEGMENT;
 use super::error::{At as _, LedgerError};
 use super::files::{self, Name};
 use super::frame::{self, Frame, Tail};
 use super::leaf;
+use super::lock::Lock;
 use super::merkle::Hash;
 use super::note::{Checkpoint, VerifierKey};
 use super::open;
@@ -28,6 +27,8 @@ use super::tree::Tree;
 pub struct Report {
     /// One for each log, by number.
     pub logs: Vec<LogReport>,
+    /// What is unfinished beside the logs and passes.
+    pub notes: Vec<String>,
     /// What is wrong beside the logs.
     pub problem: Option<LedgerError>,
 }
@@ -75,6 +76,7 @@ pub struct LogReport {
 pub fn verify(root: &Path, mut progress: impl FnMut(u64, u64)) -> Report {
     let mut report = Report {
         logs: Vec::new(),
+        notes: Vec::new(),
         problem: None,
     };
     let names = match files::list(root) {
@@ -86,17 +88,16 @@ pub fn verify(root: &Path, mut progress: impl FnMut(u64, u64)) -> Report {
             };
         }
     };
-    for name in names {
-        if files::log_number(&name).is_none()
-            && !name
-                .strip_suffix(".tmp")
-                .is_some_and(|stem| files::log_number(stem).is_some())
-        {
-            report.problem.get_or_insert(LedgerError::corrupt(
-                &root.join(name),
-                0,
-                "nothing of that name belongs here",
-            ));
+    for name in names.iter().filter(|name| files::log_number(name).is_none()) {
+        let path = root.join(name);
+        if files::is_unfinished_log(name) {
+            report
+                .notes
+                .push(format!("{} is left of a log that was being made", path.display()));
+        } else {
+            report
+                .problem
+                .get_or_insert(LedgerError::corrupt(&path, 0, "nothing of that name belongs here"));
         }
     }
     for number in files::log_numbers(root).unwrap_or_default() {
@@ -108,24 +109,17 @@ pub fn verify(root: &Path, mut progress: impl FnMut(u64, u64)) -> Report {
 }
 
 fn verify_log(dir: &Path, number: u16, progress: &mut dyn FnMut(u64, u64)) -> LogReport {
-    let mut running = is_running(dir);
+    let mut running = Lock::is_taken(dir);
     loop {
         let mut check = Check::new(dir, number, running);
         let result = check.run(progress);
         check.report.problem = result.err();
-        if check.report.problem.is_none() || running || !is_running(dir) {
+        if check.report.problem.is_none() || running || !Lock::is_taken(dir) {
             return check.report;
         }
         // It was started meanwhile, and files changed under our hands.
         running = true;
     }
-}
-
-/// Whether a process has the log open for appending.
-fn is_running(dir: &Path) -> bool {
-    File::open(dir.join(files::LOG)).is_ok_and(|file| {
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
-    })
 }
 
 struct Check<'a> {

@@ -120,6 +120,12 @@ async fn a_file_that_does_not_belong_there_is_reported() {
         assert!(!check(root.path()).is_sound(), "{name}");
         fs::remove_file(&path).unwrap();
     }
+    // A log that was being made when the process was killed.
+    fs::create_dir(root.path().join("2.tmp")).unwrap();
+    let report = check(root.path());
+    assert!(report.is_sound() && report.notes.len() == 1, "{report:?}");
+    open(root.path()).shutdown().await.unwrap();
+    assert_eq!(check(root.path()).notes, Vec::<String>::new());
     assert_clean(root.path(), 3);
 }
 
