@@ -32,6 +32,7 @@ mod metrics;
 mod note;
 mod open;
 mod path;
+mod prune;
 mod queue;
 mod reader;
 mod segment;
@@ -114,25 +115,21 @@ impl Ledger {
     /// [`LedgerError`] when there is none, another process has it, or it is not the log that its last checkpoint describes.
     pub fn open(root: &Path, trust_domain: &str, settings: Settings) -> Result<Self, LedgerError> {
         let none = || LedgerError::NotFound(format!("there is no log under {}", root.display()));
-        let number = Self::numbers(root)?.pop().ok_or_else(none)?;
-        let dir = files::log_dir(root, number);
-        let lock = Lock::take(&dir)?;
+        let mut numbers = Self::numbers(root)?;
+        let number = numbers.pop().ok_or_else(none)?;
         files::remove_unfinished_logs(root)?;
-        let loaded = open::load(&dir, number, Mend::Yes)?;
-        let expected = origin(trust_domain, number);
-        if loaded.stored.verifier.name() != expected {
-            let what = format!("it is the log of {}, not of {expected}", loaded.stored.verifier.name());
-            return Err(LedgerError::Forked { path: dir, what });
+        let mut older = Vec::new();
+        for number in numbers {
+            let opened = open_log(root, trust_domain, number, Vec::new(), settings.clone());
+            match opened.and_then(|log| keeper::settle(&log).map(|()| log)) {
+                Ok(log) => older.push(log),
+                Err(error) => {
+                    tracing::warn!(%error, log = number, "an older issuance log cannot be opened: it is neither read nor pruned");
+                }
+            }
         }
-        let signer = open::signer(&dir, &loaded.stored.verifier)?;
-        let reader = Reader(Arc::new(loaded.stored));
-        let log = Arc::new(Log::new(
-            signer,
-            reader.0.clone(),
-            lock,
-            loaded.checkpoint.size,
-            settings,
-        ));
+        let log = Arc::new(open_log(root, trust_domain, number, older, settings)?);
+        let reader = Reader(log.stored.clone());
         let ended = start(&log)?;
         Ok(Self {
             handle: Arc::new(Handle { log, ended }),
@@ -196,6 +193,11 @@ impl Ledger {
         &self.reader
     }
 
+    /// For reading the log of this number, which may be one that is no longer appended to.
+    pub fn reader_of(&self, number: u16) -> Option<Reader> {
+        self.handle.log.of_number(number).map(|log| Reader(log.stored.clone()))
+    }
+
     /// The log's number.
     pub fn number(&self) -> u16 {
         self.reader.number()
@@ -223,6 +225,33 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.log.queue.close();
     }
+}
+
+/// Opens one log, and mends what a crash left.
+fn open_log(
+    root: &Path,
+    trust_domain: &str,
+    number: u16,
+    older: Vec<Log>,
+    settings: Settings,
+) -> Result<Log, LedgerError> {
+    let dir = files::log_dir(root, number);
+    let lock = Lock::take(&dir)?;
+    let loaded = open::load(&dir, number, Mend::Yes)?;
+    let (found, expected) = (loaded.stored.verifier.name(), origin(trust_domain, number));
+    if found != expected {
+        let what = format!("it is the log of {found}, not of {expected}");
+        return Err(LedgerError::Forked { path: dir, what });
+    }
+    let signer = open::signer(&dir, &loaded.stored.verifier)?;
+    Ok(Log::new(
+        signer,
+        Arc::new(loaded.stored),
+        lock,
+        loaded.checkpoint.size,
+        older,
+        settings,
+    ))
 }
 
 /// Starts the writer and the keeper.

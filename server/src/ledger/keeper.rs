@@ -1,4 +1,4 @@
-//! What happens behind the writer: full segments get their hashes, checkpoints are written, old segments are pruned.
+//! What happens behind the writer: full segments get their hashes, checkpoints are written, old segments are [pruned](super::prune).
 //!
 //! A checkpoint is written at most once a second after appends, when a segment is sealed, and on a clean stop. Nothing happens while
 //! nothing is appended.
@@ -6,20 +6,15 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::error::LedgerError;
+use super::error::{At as _, LedgerError};
 use super::files;
 use super::log::Log;
 use super::metrics;
+use super::prune;
 use super::segment::HASHES_SIZE;
-use super::{SEGMENT, minimum_text};
 
 /// The least time between two checkpoints that are written only because leaves were appended.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
-/// What of a filesystem is left to others before old segments are pruned: this, or an eighth of a small one.
-const RESERVE: u64 = 128 << 20;
-/// Below this share of the maximum size a warning may be given again.
-const WARN_AGAIN_PERCENT: u64 = 75;
-const WARN_PERCENT: u64 = 80;
 
 /// The state of the keeper's thread, and the lock under which files other than the open segment are written.
 #[derive(Debug)]
@@ -37,10 +32,11 @@ struct Wanted {
 }
 
 #[derive(Debug)]
-struct Kept {
+pub(super) struct Kept {
     /// The size of the checkpoint on the disk.
-    checkpoint: u64,
-    warned: bool,
+    pub(super) checkpoint: u64,
+    /// Whether a lack of room was told.
+    pub(super) warned: bool,
     failing: bool,
 }
 
@@ -79,7 +75,7 @@ impl Keeper {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn files(&self) -> MutexGuard<'_, Kept> {
+    pub(super) fn files(&self) -> MutexGuard<'_, Kept> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,9 +145,14 @@ fn keep(log: &Log) -> Result<(), LedgerError> {
             }
         }
     }
-    let mut kept = log.keeper.files();
-    let result = result.and(write_checkpoint(log, &mut kept));
-    result.and(prune(log, &mut kept, sealed))
+    let result = result.and(write_checkpoint(log, &mut log.keeper.files()));
+    result.and(prune::prune(log, sealed))
+}
+
+/// Brings an older log, to which nothing is appended any more, to the state of a clean stop.
+pub(super) fn settle(log: &Log) -> Result<(), LedgerError> {
+    while seal(log)? {}
+    write_checkpoint(log, &mut log.keeper.files())
 }
 
 fn report(log: &Log, error: Option<&LedgerError>) {
@@ -187,7 +188,6 @@ pub(super) fn seal(log: &Log) -> Result<bool, LedgerError> {
 }
 
 fn write_root(log: &Log, segment: u64) -> Result<(), LedgerError> {
-    use super::error::At as _;
     let path = log.stored.path(files::ROOTS);
     let missing = || LedgerError::NotFound(format!("the root of segment {segment}"));
     let root = log.stored.tree().recent_root(segment).ok_or_else(missing)?;
@@ -196,7 +196,8 @@ fn write_root(log: &Log, segment: u64) -> Result<(), LedgerError> {
     log.storage.sync(&file).at("sync", &path)
 }
 
-fn write_checkpoint(log: &Log, kept: &mut Kept) -> Result<(), LedgerError> {
+/// Writes a checkpoint of what is durable, unless there is one.
+pub(super) fn write_checkpoint(log: &Log, kept: &mut Kept) -> Result<(), LedgerError> {
     let (checkpoint, note) = log.sign_checkpoint();
     if checkpoint.size == kept.checkpoint {
         return Ok(());
@@ -206,141 +207,13 @@ fn write_checkpoint(log: &Log, kept: &mut Kept) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Prunes what is too old or too much, and tells how much room there is. Where the filesystem has little room left, the ledger stops
-/// growing: as many segments go as were just sealed. It never gives way to what others write.
-fn prune(log: &Log, kept: &mut Kept, sealed: u64) -> Result<(), LedgerError> {
-    let mut gone = 0;
-    loop {
-        let too_old = u64::try_from(log.clock.unix())
-            .unwrap_or(0)
-            .saturating_sub(log.retention_secs);
-        let (oldest, used, open, several) = {
-            let tree = log.stored.tree();
-            (
-                tree.sealed.front().copied(),
-                tree.bytes(),
-                tree.open.end,
-                tree.sealed.len() > 1,
-            )
-        };
-        let Some(oldest) = oldest else { break };
-        // Room for the open segment to grow as large as a sealed one.
-        let wanted = used.saturating_add(oldest.bytes.saturating_sub(open));
-        let crowded = log
-            .storage
-            .space(&log.stored.dir)
-            .is_ok_and(|(free, total)| free < RESERVE.min(total / 8));
-        if !(oldest.newest < too_old || wanted > log.max_size || (crowded && several && gone < sealed)) {
-            break;
-        }
-        prune_oldest(log, kept)?;
-        gone += 1;
-    }
-    tell_room(log, kept);
-    Ok(())
-}
-
-/// Removes the oldest sealed segment. First the new minimum index is published, then its files go.
-fn prune_oldest(log: &Log, kept: &mut Kept) -> Result<(), LedgerError> {
-    let Some(oldest) = log.stored.tree().sealed.front().copied() else {
-        return Ok(());
-    };
-    let minimum = (oldest.number + 1) * SEGMENT;
-    let hashes = log.stored.path(&files::hashes(oldest.number));
-    // A checkpoint that is smaller than the minimum index would be of a tree that nobody could verify.
-    if kept.checkpoint < minimum {
-        give_way(write_checkpoint(log, kept), &hashes, || write_checkpoint(log, kept))?;
-    }
-    let note = log.signer.sign(&minimum_text(log.signer.verifier().name(), minimum));
-    let write = || files::replace(&*log.storage, &log.stored.path(files::MINIMUM), note.as_bytes());
-    give_way(write(), &hashes, write)?;
-    {
-        let mut tree = log.stored.tree_mut();
-        tree.sealed.pop_front();
-        tree.first_segment = oldest.number + 1;
-    }
-    files::remove(&log.stored.path(&files::leaves(oldest.number)))?;
-    files::remove(&hashes)?;
-    files::sync_dir(&log.stored.dir)?;
-    tracing::info!(minimum_index = minimum, "pruned 65,536 leaves of the issuance log");
-    log.metrics.minimum.set(metrics::count(minimum));
-    Ok(())
-}
-
-/// On a full disk the hashes of the segment that is to be pruned go first, so that there is room to say so. They can be made again.
-fn give_way(
-    first: Result<(), LedgerError>,
-    hashes: &std::path::Path,
-    mut again: impl FnMut() -> Result<(), LedgerError>,
-) -> Result<(), LedgerError> {
-    match first {
-        Err(error) if error.is_no_space() => {
-            files::remove(hashes)?;
-            again()
-        }
-        other => other,
-    }
-}
-
-/// Makes room for `bytes` within the maximum size.
-pub(super) fn make_room(log: &Log, bytes: u64) -> Result<(), LedgerError> {
-    while log.stored.tree().bytes().saturating_add(bytes) > log.max_size {
-        let stopped = |error| log.full_or_stopped(error);
-        if log.stored.tree().sealed.is_empty() && !seal(log).map_err(stopped)? {
-            return Err(log.full());
-        }
-        prune_oldest(log, &mut log.keeper.files()).map_err(stopped)?;
-    }
-    Ok(())
-}
-
-/// Makes room on a full disk, but keeps the newest sealed segment. Whether there is more room now.
-pub(super) fn prune_for_space(log: &Log) -> Result<bool, LedgerError> {
-    let mut kept = log.keeper.files();
-    if log.stored.tree().sealed.len() < 2 {
-        return Ok(false);
-    }
-    tracing::warn!(path = %log.stored.dir.display(), "the filesystem of the issuance log is full: its oldest leaves are pruned to make room");
-    match prune_oldest(log, &mut kept) {
-        Ok(()) => Ok(true),
-        Err(error) if error.is_no_space() => Ok(false),
-        Err(error) => Err(LedgerError::Stopped(error.to_string())),
-    }
-}
-
-fn tell_room(log: &Log, kept: &mut Kept) {
-    let (used, minimum) = {
-        let tree = log.stored.tree();
-        (tree.bytes(), tree.minimum())
-    };
-    log.metrics.used.set(metrics::count(used));
-    log.metrics.minimum.set(metrics::count(minimum));
-    log.metrics.free.set(metrics::count(log.free()));
-    let capacity = used.saturating_add(log.free());
-    let percent = used.saturating_mul(100) / capacity.max(1);
-    if percent >= WARN_PERCENT && !kept.warned {
-        kept.warned = true;
-        tracing::warn!(
-            used,
-            capacity,
-            max_size = log.max_size,
-            "the issuance log has used {percent} % of the room it has (ledger.max_size, or its filesystem); when there is no more, its oldest leaves are pruned before ledger.retention is over"
-        );
-    } else if percent < WARN_AGAIN_PERCENT {
-        kept.warned = false;
-    }
-}
-
 /// The first look at the room, at start.
 pub(super) fn start(log: &Log) {
     let size = log.stored.tree().size();
     log.metrics.size.set(metrics::count(size));
-    let mut kept = log.keeper.files();
-    tell_room(log, &mut kept);
-    let behind = kept.checkpoint != size;
-    drop(kept);
+    prune::tell_room(log);
     let seal = !log.stored.tree().full.is_empty();
-    if behind || seal || !log.stored.tree().sealed.is_empty() {
+    if log.keeper.files().checkpoint != size || seal || log.has_sealed() {
         log.keeper.touch(seal);
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Log {
     pub(super) metrics: Metrics,
     pub(super) retention_secs: u64,
     pub(super) max_size: u64,
+    /// The logs of this ledger that are no longer appended to, oldest first.
+    older: Vec<Self>,
     /// Held as long as this process may write.
     lock: Mutex<Option<Lock>>,
 }
@@ -36,6 +38,7 @@ impl Log {
         stored: Arc<Stored>,
         lock: Lock,
         checkpoint_size: u64,
+        older: Vec<Self>,
         settings: Settings,
     ) -> Self {
         let (size, number) = (stored.tree().size(), stored.number);
@@ -49,6 +52,7 @@ impl Log {
             metrics: settings.metrics,
             retention_secs: settings.retention.as_secs(),
             max_size: settings.max_size,
+            older,
             lock: Mutex::new(Some(lock)),
         }
     }
@@ -67,10 +71,30 @@ impl Log {
         (checkpoint, note)
     }
 
+    /// All logs of this ledger, oldest first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Self> {
+        self.older.iter().chain([self])
+    }
+
+    /// The log of this number.
+    pub(super) fn of_number(&self, number: u16) -> Option<&Self> {
+        self.all().find(|log| log.stored.number == number)
+    }
+
+    /// Whether there is something that could be pruned.
+    pub(super) fn has_sealed(&self) -> bool {
+        self.all().any(|log| !log.stored.tree().sealed.is_empty())
+    }
+
+    /// Bytes of leaves and hashes of all logs.
+    pub(super) fn bytes(&self) -> u64 {
+        self.all().map(|log| log.stored.tree().bytes()).sum()
+    }
+
     /// Bytes left: on the filesystem, or up to the maximum size.
     pub(super) fn free(&self) -> u64 {
         let space = self.storage.space(&self.stored.dir).map_or(u64::MAX, |(free, _)| free);
-        space.min(self.max_size.saturating_sub(self.stored.tree().bytes()))
+        space.min(self.max_size.saturating_sub(self.bytes()))
     }
 
     pub(super) fn full(&self) -> LedgerError {
@@ -91,6 +115,8 @@ impl Log {
 
     /// Lets another process open the log.
     pub(super) fn unlock(&self) {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for log in self.all() {
+            log.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
 }

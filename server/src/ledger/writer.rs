@@ -11,7 +11,7 @@ use super::log::Log;
 use super::merkle::leaf_hash;
 use super::metrics;
 use super::queue::Batch;
-use super::{SEGMENT, keeper};
+use super::{SEGMENT, keeper, prune};
 
 /// How many full segments may wait for their hashes to be written before the writer does it itself.
 const MAX_UNSEALED: usize = 2;
@@ -78,7 +78,7 @@ impl Writer<'_> {
 
     fn write_frame(&mut self, frame: &mut [u8], first: u64, count: u64) -> Result<(), LedgerError> {
         let bytes = frame.len() as u64;
-        keeper::make_room(self.log, bytes)?;
+        prune::make_room(self.log, bytes)?;
         while self.log.stored.tree().full.len() > MAX_UNSEALED {
             keeper::seal(self.log).map_err(|error| self.log.full_or_stopped(error))?;
         }
@@ -92,7 +92,7 @@ impl Writer<'_> {
                 Err(error) if error.is_no_space() => {
                     self.undo(first / SEGMENT, offset)?;
                     // Older leaves make room for new ones before anything is refused.
-                    if !keeper::prune_for_space(self.log)? {
+                    if !prune::prune_for_space(self.log)? {
                         return Err(self.log.full());
                     }
                 }

@@ -156,6 +156,11 @@ async fn a_new_log_stands_beside_the_old_one_which_stays_readable() {
     let durable = append(&new, 2).await.unwrap();
     assert_eq!((durable[1].log(), durable[1].index()), (7, 1));
     assert_eq!(Reader::open(root.path(), 1).unwrap().leaf(4).unwrap(), leaf(4));
+    assert_eq!(new.reader_of(1).unwrap().leaf(4).unwrap(), leaf(4));
+    assert_eq!(
+        (new.reader_of(7).unwrap().size(), new.reader_of(2).is_none()),
+        (2, true)
+    );
     new.shutdown().await.unwrap();
     let report = check(root.path());
     assert!(report.is_sound(), "{report:?}");

@@ -200,3 +200,32 @@ async fn hashes_that_are_missing_are_made_again() {
     assert_eq!((fs::read(&path).unwrap(), fs::read(&roots).unwrap()), (bytes, all));
     assert_clean(root.path(), 2 * SEGMENT + 9);
 }
+
+#[tokio::test]
+async fn an_older_log_is_settled_and_pruned_first() {
+    let root = tempfile::tempdir().unwrap();
+    let checkpoint = root.path().join("1/checkpoint");
+    let old = open(root.path());
+    let empty = fs::read(&checkpoint).unwrap();
+    fill(&old, 2 * SEGMENT + 9).await;
+    old.shutdown().await.unwrap();
+    // It was not stopped cleanly before the backup was taken.
+    fs::write(&checkpoint, empty).unwrap();
+    Ledger::create(root.path(), DOMAIN, 2).unwrap();
+    let new = Ledger::open(
+        root.path(),
+        DOMAIN,
+        Settings {
+            max_size: 12 << 20,
+            ..settings()
+        },
+    )
+    .unwrap();
+    assert_eq!(new.reader_of(1).unwrap().checkpoint().unwrap().0.size, 2 * SEGMENT + 9);
+    fill(&new, SEGMENT + 9).await;
+    new.shutdown().await.unwrap();
+    assert!(Reader::open(root.path(), 1).unwrap().minimum() >= SEGMENT);
+    assert_eq!(Reader::open(root.path(), 2).unwrap().minimum(), 0);
+    assert_clean(root.path(), SEGMENT + 9);
+    assert_eq!(check(root.path()).logs[0].notes, Vec::<String>::new());
+}
