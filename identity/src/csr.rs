@@ -4,6 +4,8 @@
 //! half, and the names that were asked for, which decide nothing: an identity comes from attestation, and a
 //! caller may only compare. Attributes and extensions that are not known are ignored.
 
+use std::fmt;
+
 use ring::signature as sig;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -131,7 +133,7 @@ impl Csr {
             (KeyKind::Rsa, Algorithm::Pss(Hash::Sha512)) => &sig::RSA_PSS_2048_8192_SHA512,
             (kind, algorithm) => {
                 return Err(CsrError::Algorithm {
-                    name: format!("{algorithm:?} with a {kind:?} key"),
+                    name: format!("{algorithm} and a {kind} key"),
                 });
             }
         };
@@ -180,6 +182,22 @@ pub enum CsrError {
         /// How many there are.
         count: usize,
     },
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, hash) = match self {
+            Self::Ecdsa(hash) => ("ECDSA", hash),
+            Self::Pkcs1(hash) => ("RSA", hash),
+            Self::Pss(hash) => ("RSASSA-PSS", hash),
+        };
+        let bits = match hash {
+            Hash::Sha256 => 256,
+            Hash::Sha384 => 384,
+            Hash::Sha512 => 512,
+        };
+        write!(f, "{name} with SHA-{bits}")
+    }
 }
 
 fn algorithm(identifier: &x509_parser::x509::AlgorithmIdentifier<'_>) -> Result<Algorithm, String> {

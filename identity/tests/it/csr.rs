@@ -65,3 +65,38 @@ fn what_is_not_a_request_is_refused_by_name() {
     let error = Csr::parse(request.der()).unwrap_err();
     assert!(error.to_string().contains("Ed25519 keys are not accepted"), "{error}");
 }
+
+#[test]
+fn requests_of_openssl_are_judged_by_their_signature() {
+    let expected = [
+        ("unknown-extension", ""),
+        ("sha384", ""),
+        (
+            "sha512",
+            "signed with ECDSA with SHA-512 and a P-256 key, which is not accepted",
+        ),
+        ("sha1", "signed with ECDSA with SHA-1, which is not accepted"),
+        ("rsa-sha512", ""),
+        ("rsa-sha1", "signed with RSA with SHA-1, which is not accepted"),
+        ("pss", ""),
+        ("pss-sha384", ""),
+        ("rsa1024", "an RSA key of 1024 bits is not accepted"),
+    ];
+    let requests = include_str!("../data/requests.txt");
+    assert_eq!(requests.lines().count(), expected.len());
+    for (line, (name, problem)) in requests.lines().zip(expected) {
+        let (request, der) = line.split_once(' ').unwrap();
+        assert_eq!(request, name);
+        let judged = Csr::parse(&hex::decode(der).unwrap()).and_then(|csr| csr.verify_signature().map(|()| csr));
+        match judged {
+            Ok(csr) => {
+                assert_eq!(problem, "", "{name}");
+                assert_eq!(csr.uris().is_empty(), name != "unknown-extension");
+            }
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!problem.is_empty() && error.contains(problem), "{name}: {error}");
+            }
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mintmark_identity::svid::TokenError as E;
 use mintmark_identity::svid::jwt::{self, Token};
-use mintmark_identity::{Bundle, JwsAlg};
+use mintmark_identity::{Bundle, JwsAlg, JwtAuthority};
 use serde_json::json;
 
 use crate::support::{NOW, Signer, claims, header, jwt_bundle, trust_domain, with};
@@ -262,4 +262,34 @@ fn what_a_token_says_can_be_read_unverified_and_is_not_printed() {
         token.into_unverified_claims().issuer.as_deref(),
         Some("https://issuer.example.org")
     );
+}
+
+#[test]
+fn keys_that_a_foreign_bundle_may_hold_but_nothing_is_verified_by_say_so() {
+    let refused = include_str!("../data/refused_keys.txt");
+    let key = |name: &str| {
+        let line = refused.lines().find(|line| line.starts_with(name)).unwrap();
+        let spki_der = hex::decode(line.split_once(' ').unwrap().1).unwrap().into();
+        JwtAuthority {
+            spki_der,
+            ..Signer::p256().authority("key-1")
+        }
+    };
+    for (name, alg, problem) in [
+        ("secp521r1", "ES512", "ES512 is not verified here"),
+        ("secp521r1", "ES256", "not what key key-1 signs with"),
+        ("rsa1024", "RS256", "an RSA key of 1024 bits"),
+        ("ED25519", "ES256", "not what key key-1 signs with"),
+        ("secp256k1", "ES256", "curve secp256k1 is not accepted"),
+    ] {
+        let header = with(header(), json!({"alg": alg}));
+        let token = Signer::p256().token(JwsAlg::Es256, &header.to_string(), &claims().to_string());
+        let error = verify(&token, &jwt_bundle([key(name)])).unwrap_err().to_string();
+        assert!(error.contains(problem), "{name} {alg}: {error}");
+    }
+    // Such a key is kept for workloads that can use it.
+    let bundle = jwt_bundle([key("secp521r1")]);
+    let json = bundle.to_json().unwrap();
+    assert_eq!(Bundle::from_json(&trust_domain(), json.as_bytes()).unwrap(), bundle);
+    assert!(bundle.oidc_jwks().unwrap().contains("ES512"));
 }
