@@ -221,6 +221,14 @@ impl Queue {
         self.room.notify_waiters();
     }
 
+    /// Why no more leaves are taken, when a failed write is the reason.
+    pub(super) fn stopped(&self) -> Option<LedgerError> {
+        match &self.lock().phase {
+            Phase::Stopped(why) => Some(LedgerError::Stopped(why.clone())),
+            Phase::Running | Phase::Closing => None,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // An encoder that panics has changed nothing: leaves go in after it has returned.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
