@@ -224,6 +224,21 @@ impl Ledger {
         self.reader.number()
     }
 
+    /// Bytes left for the ledger: on its filesystem, or up to its maximum size, whichever is less.
+    pub fn free_bytes(&self) -> u64 {
+        self.handle.log.free()
+    }
+
+    /// Bytes of leaves and hashes on the disk, of older logs, too.
+    pub fn used_bytes(&self) -> u64 {
+        self.handle.log.bytes()
+    }
+
+    /// Why the log takes no leaves until a restart, if so. A full disk is not among it: that passes.
+    pub fn stopped(&self) -> Option<String> {
+        self.handle.log.queue.stopped().map(|error| error.to_string())
+    }
+
     /// How the ledger is. It looks at the filesystem and may wait for a file that is being written: call it where blocking is
     /// allowed.
     pub fn state(&self) -> State {
@@ -232,8 +247,8 @@ impl Ledger {
             log: self.number(),
             size: self.reader.size(),
             minimum: self.reader.minimum(),
-            used_bytes: log.bytes(),
-            free_bytes: log.free(),
+            used_bytes: self.used_bytes(),
+            free_bytes: self.free_bytes(),
             checkpoint_size: log.keeper.checkpoint_size(),
             halted: log.halted(),
         }

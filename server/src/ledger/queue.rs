@@ -221,11 +221,12 @@ impl Queue {
         self.room.notify_waiters();
     }
 
-    /// Why no more leaves are taken, when a failed write is the reason.
+    /// Why nothing more is taken, if so.
     pub(super) fn stopped(&self) -> Option<LedgerError> {
         match &self.lock().phase {
+            Phase::Running => None,
+            Phase::Closing => Some(LedgerError::Closed),
             Phase::Stopped(why) => Some(LedgerError::Stopped(why.clone())),
-            Phase::Running | Phase::Closing => None,
         }
     }
 
