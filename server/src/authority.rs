@@ -17,6 +17,7 @@ mod error;
 mod keys;
 mod lease;
 mod make;
+mod metrics;
 mod rotation;
 mod signer;
 mod snapshot;
@@ -229,9 +230,24 @@ impl Authorities {
         self.shared.watch_bundle()
     }
 
+    /// Shows when authorities end, as `authority_expiry_seconds`, and the bundle's number.
+    pub fn register(&self, metrics: &mintmark_runtime::metrics::Metrics) {
+        metrics::register(&self.shared, metrics);
+    }
+
     /// Says that the time seems to have jumped: the next rotation is decided anew, at once.
     pub fn nudge(&self) {
         self.shared.nudge();
+    }
+
+    /// Waits until nothing is due.
+    #[cfg(test)]
+    pub(crate) async fn settled(&self) {
+        let give_up = Clock::system().unix() + 20;
+        while !self.shared.current().state.due(self.shared.clock.unix()).is_empty() {
+            assert!(Clock::system().unix() < give_up, "nothing rotates: {self:?}");
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Rotates the authorities when they are due, and follows what other replicas do, until `shutdown`.
@@ -284,3 +300,6 @@ impl std::fmt::Debug for Authorities {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,6 +102,9 @@ pub enum AuthorityError {
     /// Somebody else changes the authorities, again and again.
     #[error("the authorities were changed by another replica {0} times while this tried to: try again")]
     Contended(u32),
+    /// Somebody else holds the lease.
+    #[error("another replica has been changing the authorities for {0} s: try again, or look at what it is doing")]
+    Busy(i64),
     /// A key could not be made, loaded or sealed.
     #[error("cannot {action} a key: {why}")]
     Key {

@@ -12,6 +12,8 @@ use crate::store::{Store, StoreError, Txn};
 const KEY: &[u8] = b"lease/authority";
 /// Longer than making all three authorities takes, RSA keys included.
 const DURATION: i64 = 30;
+/// How long a change waits for the lease at most, in seconds.
+const PATIENCE: i64 = 45;
 
 #[derive(Deserialize, Serialize)]
 struct Holder {
@@ -62,6 +64,25 @@ impl Lease {
             Ok(_) => Ok(None),
             Err(StoreError::Conflict { .. }) => Ok(Some(now + 1)),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the lease as soon as it is free.
+    ///
+    /// # Errors
+    /// When it was not for long, or the store fails.
+    pub(super) async fn take_patiently(&self) -> Result<(), AuthorityError> {
+        let give_up = self.clock.unix() + PATIENCE;
+        loop {
+            let mut changes = self.store.watch(KEY, self.store.revision());
+            let Some(until) = self.take().await? else { return Ok(()) };
+            tokio::select! {
+                _ = changes.next() => {}
+                () = self.clock.sleep_until_unix(until.min(give_up)) => {}
+            }
+            if self.clock.unix() >= give_up {
+                return Err(AuthorityError::Busy(PATIENCE));
+            }
         }
     }
 

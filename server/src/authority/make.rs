@@ -95,12 +95,7 @@ impl Maker {
             .pop()
             .ok_or_else(|| key_error("log", "the ledger gave nothing back"))?;
         let checked = check::authority(&spec, durable.get())?;
-        Ok(sign_authority(
-            &private.public,
-            private.pkcs8.expose(),
-            durable,
-            checked,
-        )?)
+        sign_authority(&private.public, private.pkcs8.expose(), durable, checked)
     }
 
     async fn tokens(&self, kind: Kind) -> Result<Record, AuthorityError> {
@@ -148,17 +143,15 @@ impl Maker {
 }
 
 fn import(path: &std::path::Path) -> Result<PrivateKey, AuthorityError> {
-    use std::io::Read as _;
+    let name = path.display().to_string();
     let refuse = |why: String| AuthorityError::Import {
-        path: path.display().to_string(),
+        path: name.clone(),
         why,
     };
-    let file = std::fs::File::open(path).map_err(|error| refuse(error.to_string()))?;
-    let mut pem = zeroize::Zeroizing::new(String::new());
-    file.take(MAX_PEM)
-        .read_to_string(&mut pem)
-        .map_err(|error| refuse(error.to_string()))?;
-    PrivateKey::rsa_from_pem(&path.display().to_string(), &pem)
+    let bytes = mintmark_runtime::fs::read_limited(path, MAX_PEM).map_err(|error| refuse(error.to_string()))?;
+    let pem = zeroize::Zeroizing::new(bytes);
+    let pem = std::str::from_utf8(&pem).map_err(|error| refuse(error.to_string()))?;
+    PrivateKey::rsa_from_pem(&name, pem)
 }
 
 fn leaf(spec: &AuthoritySpec<'_>, serial: Serial, tbs: &[u8], now: i64) -> Leaf {

@@ -20,8 +20,6 @@ use crate::store::{Revision, Store, StoreError, Txn};
 pub(super) const KEY: &[u8] = b"authority/state";
 /// How often a change is tried again when another replica was faster.
 const ATTEMPTS: u32 = 16;
-/// How long a change waits for the lease at most, in steps of a second at most.
-const LEASE_PATIENCE: i64 = 45;
 /// How often consumers should look for a new bundle, unless the authorities' lives ask for less.
 const REFRESH_HINT: u32 = 300;
 
@@ -130,7 +128,8 @@ impl Shared {
 
     async fn rotate_leased(&self) -> Result<(), AuthorityError> {
         self.reload().await?;
-        for due in self.current().state.due(self.clock.unix()) {
+        let all_due = self.current().state.due(self.clock.unix());
+        for due in all_due {
             tracing::info!(?due, "rotating authorities");
             match due {
                 Due::Replace(kind) => {
@@ -160,7 +159,7 @@ impl Shared {
         change: impl FnMut(&mut State) -> Result<T, AuthorityError>,
     ) -> Result<T, AuthorityError> {
         let lease = self.change.lock().await;
-        take_patiently(&lease, &self.clock).await?;
+        lease.take_patiently().await?;
         let done = self.swap(change).await;
         lease.give_back().await?;
         done
@@ -227,7 +226,7 @@ impl Shared {
 
 /// The state to begin with: what the store holds, with an active authority of each kind that this process can sign with.
 async fn first_state(store: &Store, maker: &Maker, lease: &Lease) -> Result<(State, Revision), AuthorityError> {
-    take_patiently(lease, &maker.clock).await?;
+    lease.take_patiently().await?;
     let state = complete(store, maker).await;
     lease.give_back().await?;
     state
@@ -384,18 +383,6 @@ fn log_changes(before: &Snapshot, after: &Snapshot) {
             }
         }
     }
-}
-
-async fn take_patiently(lease: &Lease, clock: &Clock) -> Result<(), AuthorityError> {
-    let give_up = clock.unix() + LEASE_PATIENCE;
-    while let Some(until) = lease.take().await? {
-        let now = clock.unix();
-        if now >= give_up {
-            return Err(AuthorityError::Contended(1));
-        }
-        clock.sleep_until_unix(until.min(now + 1)).await;
-    }
-    Ok(())
 }
 
 fn refresh_hint(config: &AuthorityConfig) -> u32 {

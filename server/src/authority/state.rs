@@ -455,3 +455,6 @@ mod kind_name {
         known.ok_or_else(|| serde::de::Error::custom(format!("unknown kind of authority {name:?}")))
     }
 }
+
+#[cfg(test)]
+mod tests;
