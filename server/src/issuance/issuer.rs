@@ -84,6 +84,9 @@ struct Granted<'a, O> {
     leaf: Leaf,
 }
 
+/// What became of each order of a call so far.
+type Answers<A> = Vec<Option<Result<A, Refusal>>>;
+
 impl Issuer {
     /// An issuer over these rooms.
     pub fn new(
@@ -188,6 +191,12 @@ impl Issuer {
         self.inner.account("wit", start, answers)
     }
 
+    /// Stops all signing, as a wrong signature does.
+    #[cfg(test)]
+    pub(super) fn halt(&self, error: &SignError) {
+        self.inner.halt(error);
+    }
+
     /// Why nothing is signed any more, if a signature was wrong.
     pub fn halted(&self) -> Option<&str> {
         self.inner.halted.get().map(|why| &**why)
@@ -200,7 +209,7 @@ impl Inner {
         &self,
         orders: &'a [O],
         grant: impl Fn(&'a O) -> Result<(Validity, Leaf), Refusal>,
-    ) -> (Vec<Granted<'a, O>>, Vec<Option<Result<A, Refusal>>>) {
+    ) -> (Vec<Granted<'a, O>>, Answers<A>) {
         let start = self.clock.instant();
         let too_many = (orders.len() > MAX_BATCH).then_some(Refusal::TooMany {
             count: orders.len(),
@@ -541,7 +550,7 @@ impl Inner {
         &self,
         kind: &'static str,
         start: std::time::Instant,
-        answers: Vec<Option<Result<A, Refusal>>>,
+        answers: Answers<A>,
     ) -> Vec<Result<A, Refusal>> {
         self.metrics.took(Phase::Whole, self.clock.instant() - start);
         let answers: Vec<_> = answers
