@@ -8,7 +8,8 @@ mod space;
 
 use std::path::Path;
 
-use mintmark_proto::ledger::Kind;
+use mintmark_identity::Serial;
+use mintmark_proto::ledger::{Kind, Leaf};
 use mintmark_runtime::clock::Clock;
 use prost::Message as _;
 
