@@ -48,6 +48,8 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
+use mintmark_identity::Serial;
+use mintmark_proto::ledger::Leaf;
 use tokio::sync::watch;
 
 pub use self::durable::{Durable, LeafBytes, Slot};
@@ -72,6 +74,25 @@ const TILE_LEVEL: u32 = 8;
 /// Leaves of a segment: a segment's root is one hash of a level-2 tile.
 const SEGMENT: u64 = 65_536;
 const SEGMENT_LEVEL: u32 = 16;
+
+/// How a ledger is.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The number of the log that is appended to.
+    pub log: u16,
+    /// Its leaves, pruned ones included: the next index.
+    pub size: u64,
+    /// The index of its first leaf that was not pruned.
+    pub minimum: u64,
+    /// Bytes of leaves and hashes, of older logs, too.
+    pub used_bytes: u64,
+    /// Bytes left: on the filesystem, or up to the maximum size, whichever is less.
+    pub free_bytes: u64,
+    /// The size of the last checkpoint that was written.
+    pub checkpoint_size: u64,
+    /// Why nothing is issued, if so.
+    pub halted: Option<LedgerError>,
+}
 
 /// A log that is open for appending. Clones share it; when the last is dropped, the log is closed.
 #[derive(Clone, Debug)]
@@ -203,9 +224,55 @@ impl Ledger {
         self.reader.number()
     }
 
-    /// Bytes left for the log: on its filesystem, or up to its maximum size, whichever is less.
+    /// Bytes left for the ledger: on its filesystem, or up to its maximum size, whichever is less.
     pub fn free_bytes(&self) -> u64 {
         self.handle.log.free()
+    }
+
+    /// Bytes of leaves and hashes on the disk, of older logs, too.
+    pub fn used_bytes(&self) -> u64 {
+        self.handle.log.bytes()
+    }
+
+    /// Why the log takes no leaves until a restart, if so. A full disk is not among it: that passes.
+    pub fn stopped(&self) -> Option<String> {
+        self.handle.log.queue.stopped().map(|error| error.to_string())
+    }
+
+    /// How the ledger is. It looks at the filesystem and may wait for a file that is being written: call it where blocking is
+    /// allowed.
+    pub fn state(&self) -> State {
+        let log = &self.handle.log;
+        State {
+            log: self.number(),
+            size: self.reader.size(),
+            minimum: self.reader.minimum(),
+            used_bytes: self.used_bytes(),
+            free_bytes: self.free_bytes(),
+            checkpoint_size: log.keeper.checkpoint_size(),
+            halted: log.halted(),
+        }
+    }
+
+    /// The leaf of the credential with this serial.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotFound`] when this ledger never issued it, as when only its index is the same; as [`Reader::leaf`] otherwise.
+    pub fn find(&self, serial: &Serial) -> Result<(LeafBytes, Leaf), LedgerError> {
+        let none = |why: String| LedgerError::NotFound(format!("{} was not issued here: {why}", serial.hex()));
+        let reader = self
+            .reader_of(serial.log())
+            .ok_or_else(|| none(format!("there is no log {}", serial.log())))?;
+        let bytes = reader.leaf(serial.index())?;
+        let leaf = decode_leaf(&bytes).map_err(|error| none(error.to_string()))?;
+        if leaf.serial != serial.as_bytes().as_slice() {
+            return Err(none(format!(
+                "leaf {} records {}",
+                serial.index(),
+                hex::encode_upper(&leaf.serial)
+            )));
+        }
+        Ok((bytes, leaf))
     }
 
     /// Takes no more leaves, writes those that wait, seals, writes the last checkpoint, and releases the log. From then on every byte

@@ -53,6 +53,11 @@ impl Keeper {
         }
     }
 
+    /// The size of the checkpoint on the disk.
+    pub(super) fn checkpoint_size(&self) -> u64 {
+        self.files().checkpoint
+    }
+
     /// Hears that leaves were appended, and whether they filled a segment.
     pub(super) fn touch(&self, seal: bool) {
         let mut wanted = self.wanted();

@@ -26,6 +26,8 @@ pub(super) struct Log {
     pub(super) metrics: Metrics,
     pub(super) retention_secs: u64,
     pub(super) max_size: u64,
+    /// Why the last batch was refused, where it was for want of room.
+    refused: Mutex<Option<LedgerError>>,
     /// The logs of this ledger that are no longer appended to, oldest first.
     older: Vec<Self>,
     /// Held as long as this process may write.
@@ -52,6 +54,7 @@ impl Log {
             metrics: settings.metrics,
             retention_secs: settings.retention.as_secs(),
             max_size: settings.max_size,
+            refused: Mutex::default(),
             older,
             lock: Mutex::new(Some(lock)),
         }
@@ -111,6 +114,20 @@ impl Log {
             LedgerError::Stopped(why) => LedgerError::Stopped(why),
             other => LedgerError::Stopped(other.to_string()),
         }
+    }
+
+    /// Notes how the last batch fared. Whether that is news.
+    pub(super) fn note_refusal(&self, error: Option<LedgerError>) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = refused.is_some() != error.is_some();
+        *refused = error;
+        news
+    }
+
+    /// Why nothing can be appended, as far as the last batch showed.
+    pub(super) fn halted(&self) -> Option<LedgerError> {
+        let refused = || self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.queue.stopped().or_else(refused)
     }
 
     /// Lets another process open the log.

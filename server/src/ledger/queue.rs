@@ -221,6 +221,15 @@ impl Queue {
         self.room.notify_waiters();
     }
 
+    /// Why nothing more is taken, if so.
+    pub(super) fn stopped(&self) -> Option<LedgerError> {
+        match &self.lock().phase {
+            Phase::Running => None,
+            Phase::Closing => Some(LedgerError::Closed),
+            Phase::Stopped(why) => Some(LedgerError::Stopped(why.clone())),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // An encoder that panics has changed nothing: leaves go in after it has returned.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

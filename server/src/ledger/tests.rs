@@ -8,8 +8,7 @@ mod space;
 
 use std::path::Path;
 
-use mintmark_identity::Serial;
-use mintmark_proto::ledger::{Kind, Leaf};
+use mintmark_proto::ledger::Kind;
 use mintmark_runtime::clock::Clock;
 use prost::Message as _;
 

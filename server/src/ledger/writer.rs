@@ -19,20 +19,18 @@ const MAX_UNSEALED: usize = 2;
 /// Writes batches until the queue is closed.
 pub(super) fn run(log: &Arc<Log>) {
     let mut writer = Writer { log, file: None };
-    let mut full = false;
     while let Some(mut batch) = log.queue.take() {
         let count = u64::from(batch.count);
         match writer.write(&mut batch) {
             Ok(()) => {
-                if std::mem::take(&mut full) {
-                    tracing::info!(path = %log.stored.dir.display(), "the issuance log has room again");
-                }
                 log.queue.done(batch);
                 log.metrics.queued.dec_by(metrics::count(count));
+                if log.note_refusal(None) {
+                    tracing::info!(path = %log.stored.dir.display(), "the issuance log has room again");
+                }
             }
             Err(error) => {
-                let first_time = !matches!(error, LedgerError::Full { .. }) || !std::mem::replace(&mut full, true);
-                if first_time {
+                if log.note_refusal(Some(error.clone())) {
                     tracing::error!(%error, "leaves were not written, and what they describe was not issued");
                 }
                 let refused = log.queue.fail(batch, &error, log.stored.tree().size());

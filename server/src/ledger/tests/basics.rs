@@ -41,6 +41,15 @@ async fn appended_leaves_are_there_after_a_restart_and_proofs_verify() {
     }
     let (first, last) = reader.last(3).unwrap();
     assert_eq!((first, last), (311, vec![leaf(311), leaf(312), leaf(313)]));
+    let serial = Serial::new(1, 300, [7; 11]).unwrap();
+    assert_eq!(ledger.find(&serial).unwrap().1.index, 300);
+    for other in [
+        Serial::new(1, 300, [8; 11]),
+        Serial::new(2, 300, [7; 11]),
+        Serial::new(1, 314, [7; 11]),
+    ] {
+        assert!(matches!(ledger.find(&other.unwrap()), Err(LedgerError::NotFound(_))));
+    }
     assert!(matches!(reader.leaf(314), Err(LedgerError::NotFound(_))));
     assert!(matches!(reader.prove(5, 315), Err(LedgerError::NotFound(_))));
     ledger.shutdown().await.unwrap();

@@ -124,7 +124,7 @@ async fn the_oldest_go_before_the_maximum_size_is_passed() {
         assert!(used <= max_size + 8_192, "{used} bytes");
     }
     assert!(ledger.reader().minimum() >= 2 * SEGMENT);
-    assert!(ledger.free_bytes() <= max_size);
+    assert!(ledger.state().free_bytes <= max_size);
     ledger.shutdown().await.unwrap();
     assert_clean(root.path(), 6 * SEGMENT);
 }

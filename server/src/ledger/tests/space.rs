@@ -100,10 +100,16 @@ async fn a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room() {
         let report = check(root.path());
         assert!(report.is_sound(), "{report:?}");
         assert_eq!(report.logs[0].size, size);
+        assert!(
+            !report.logs[0].notes.iter().any(|note| note.contains("unfinished")),
+            "{report:?}"
+        );
+        assert!(matches!(ledger.state().halted, Some(LedgerError::Full { .. })));
         assert!(append(&ledger, 50).await.is_err());
         assert_eq!(ledger.reader().leaf(size - 1).unwrap(), leaf(size - 1));
         disk.size.store(1 << 20, Ordering::SeqCst);
         assert_eq!(append(&ledger, 50).await.unwrap()[0].index(), size);
+        assert!(ledger.state().halted.is_none());
         ledger.shutdown().await.unwrap();
         assert_clean(root.path(), size + 50);
     }
@@ -171,6 +177,7 @@ async fn after_a_failed_fsync_nothing_is_issued_until_a_restart() {
     assert!(matches!(refused, LedgerError::Stopped(_)), "{refused}");
     disk.broken.store(false, Ordering::SeqCst);
     assert!(matches!(append(&ledger, 2).await, Err(LedgerError::Stopped(_))));
+    assert!(matches!(ledger.state().halted, Some(LedgerError::Stopped(_))));
     // What was durable before can still be read.
     assert_eq!(ledger.reader().leaf(2).unwrap(), leaf(2));
     let _ = ledger.shutdown().await;
