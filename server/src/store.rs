@@ -32,6 +32,7 @@ mod error;
 mod feed;
 mod history;
 mod index;
+mod lease;
 mod local;
 mod metrics;
 mod txn;
@@ -50,6 +51,7 @@ pub use self::{
     engine::Watch,
     error::{Expectation, StoreError},
     feed::{Feed, Step},
+    lease::{Held, Lease, Taken},
     txn::{MAX_KEY, MAX_OPERATIONS, MAX_TXN, MAX_VALUE, Txn},
     types::{Batch, Change, Event, KeyValue, Revision},
 };

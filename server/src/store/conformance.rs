@@ -217,8 +217,9 @@ async fn a_range_is_what_a_sorted_map_says(make: Make) {
 }
 
 type Query = (Vec<u8>, Option<Vec<u8>>, usize);
+type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-async fn compare_with_map(store: &Store, transactions: Vec<Vec<(Vec<u8>, Option<Vec<u8>>)>>, queries: Vec<Query>) {
+async fn compare_with_map(store: &Store, transactions: Vec<Changes>, queries: Vec<Query>) {
     let mut map = BTreeMap::new();
     let mut revision = 0;
     for changes in transactions {

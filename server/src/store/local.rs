@@ -39,6 +39,8 @@ pub(super) struct Local {
     readers: BlockingPool,
     report: Option<OpenReport>,
     id: [u8; 16],
+    #[cfg(test)]
+    faults: Option<Arc<disk::faults::Faults>>,
 }
 
 impl Local {
@@ -56,9 +58,15 @@ impl Local {
     ) -> Result<Self, StoreError> {
         let opened = disk::open(directory, settings, metrics.clone())?;
         let id = opened.disk.id();
+        #[cfg(test)]
+        let faults = opened.disk.faults();
         let shared = Shared::new(opened.index, opened.position, retention);
         let writer = Writer::new(Arc::clone(&shared), Some(opened.disk), opened.position, metrics);
-        Ok(Self::start(shared, writer, Some(opened.report), id))
+        #[cfg_attr(not(test), expect(unused_mut, reason = "tests add to it"))]
+        let mut local = Self::start(shared, writer, Some(opened.report), id);
+        #[cfg(test)]
+        local.faults.replace(faults);
+        Ok(local)
     }
 
     fn start(shared: Arc<Shared>, writer: Writer, report: Option<OpenReport>, id: [u8; 16]) -> Self {
@@ -70,7 +78,14 @@ impl Local {
             readers: BlockingPool::new("store-read", 1, LONG_RANGES),
             report,
             id,
+            #[cfg(test)]
+            faults: None,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn faults(&self) -> Arc<disk::faults::Faults> {
+        Arc::clone(self.faults.as_ref().expect("an engine on disk"))
     }
 
     /// Asks the writer to look after an index that failed.

@@ -96,8 +96,12 @@ impl Snapshots {
 /// Takes a snapshot, and cuts the journal behind the one before it.
 fn take(places: &Places, id: [u8; 16], shared: &Shared, files: &Mutex<()>) -> Result<u64, StoreError> {
     let (_, length) = shared.image(places.next(), |at| places.snapshot(at.revision), id)?;
-    // The index must not fall behind the journal's beginning when the machine loses power.
-    shared.sync()?;
+    // The index must not fall behind the journal's beginning when the machine loses power. One that is being
+    // closed is made durable by that.
+    match shared.sync() {
+        Ok(()) | Err(StoreError::Closed) => {}
+        Err(error) => return Err(error),
+    }
     let _files = lock(files);
     cut(places, KEPT)?;
     Ok(length)
