@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 
 pub(crate) use ring_backend::install;
 
+use crate::verified::Verified;
+
 /// The algorithms that JWT-SVID.md §2.1 and WIT-SVID.md §2.3 allow.
 pub(crate) const ALGORITHMS: [&str; 9] = [
     "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512",
@@ -69,17 +71,6 @@ impl Jws {
             _ => None,
         }
     }
-}
-
-/// What came of verifying a signature.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verified {
-    /// It holds.
-    Yes,
-    /// It does not: why.
-    No(String),
-    /// This tool cannot tell: why.
-    Unknown(String),
 }
 
 /// Verifies a token's signature alone, with the key its `kid` names (or any key, when it names none).

@@ -27,6 +27,7 @@ mod observe;
 mod options;
 mod report;
 mod spiffe_id;
+mod verified;
 
 pub use judge::{CHECKS, Check, Level, select};
 pub use observe::{PROBE, probe};

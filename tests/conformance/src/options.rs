@@ -67,6 +67,9 @@ pub struct Options {
     /// How long to wait for a JWT-SVID to expire, to see that it is then refused
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     pub wait_for_expiry: Duration,
+    /// How long after its exp a JWT-SVID may still be accepted, for clocks that differ
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub expiry_leeway: Duration,
     /// How the report is printed
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,

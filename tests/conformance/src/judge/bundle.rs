@@ -11,11 +11,7 @@ use super::{Finding, NotSeen, evidence::json, wit::PRIVATE};
 use crate::{der, jws::decode_part, observe::Seen, report::shown, spiffe_id};
 
 pub(super) fn key_set(seen: &Seen) -> Finding {
-    let page = seen.bundle_page()?;
-    Ok(match json(&page.body) {
-        None => vec!["the document is no JSON object".into()],
-        Some(document) => key_set_problem(&document).into_iter().collect(),
-    })
+    Ok(key_set_problem(&seen.bundle_json()?).into_iter().collect())
 }
 
 fn key_set_problem(document: &Value) -> Option<String> {

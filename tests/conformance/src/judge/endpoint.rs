@@ -119,7 +119,10 @@ pub(super) fn denied_code(seen: &Seen) -> Finding {
 
 fn denied_answers(seen: &Seen) -> Result<&[(String, Answer<usize>)], NotSeen> {
     match &seen.denied {
-        Some(denied) => Ok(&denied.answers),
+        Some(denied) => match denied.answers.iter().find_map(|(_, answer)| answer.as_ref().err()) {
+            Some(Refusal::NotCalled(why)) => Err(NotSeen::because(why)),
+            _ => Ok(&denied.answers),
+        },
         None => Err(NotSeen::because(
             "no --expect-no-identity-socket and no --expect-no-identity-uid",
         )),

@@ -56,11 +56,22 @@ impl Seen {
             .ok_or_else(|| NotSeen::because("no --bundle-endpoint"))
     }
 
-    /// The bundle endpoint's document.
-    pub(super) fn bundle_page(&self) -> Result<&Page, NotSeen> {
+    /// What the bundle endpoint answered, whatever the status.
+    pub(super) fn bundle_answer(&self) -> Result<&Page, NotSeen> {
         match &self.endpoint()?.first {
             Ok(page) => Ok(page),
-            Err(why) => Err(NotSeen::because(format!("the bundle endpoint gave no document: {why}"))),
+            Err(why) => Err(NotSeen::because(format!("the bundle endpoint gave no answer: {why}"))),
+        }
+    }
+
+    /// The bundle endpoint's document.
+    pub(super) fn bundle_page(&self) -> Result<&Page, NotSeen> {
+        match self.bundle_answer()? {
+            page if page.status == 200 => Ok(page),
+            page => Err(NotSeen::because(format!(
+                "the bundle endpoint gave no document: HTTP status {}",
+                page.status
+            ))),
         }
     }
 

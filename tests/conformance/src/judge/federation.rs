@@ -5,10 +5,11 @@ use rustls_pki_types::CertificateDer;
 use super::{Finding, NotSeen, bundle, evidence::json, jwt};
 use crate::{
     der,
-    jws::{Jws, Verified, verify},
+    jws::{Jws, verify},
     observe::{Hop, Roots, Seen},
     report::shown,
     spiffe_id,
+    verified::Verified,
 };
 
 pub(super) fn answers(seen: &Seen) -> Finding {
@@ -66,9 +67,6 @@ pub(super) fn legacy_tls(seen: &Seen) -> Finding {
 
 pub(super) fn document(seen: &Seen) -> Finding {
     let page = seen.bundle_page()?;
-    if page.status != 200 {
-        return Err(NotSeen::because(format!("HTTP status {}", page.status)));
-    }
     Ok(match std::str::from_utf8(&page.body) {
         Err(e) => vec![format!("not UTF-8: {e}")],
         Ok(_) if json(&page.body).is_none() => vec!["no JSON object".into()],
@@ -105,7 +103,7 @@ pub(super) fn no_authentication(seen: &Seen) -> Finding {
 
 pub(super) fn certificate(seen: &Seen) -> Finding {
     let endpoint = seen.endpoint()?;
-    let page = seen.bundle_page()?;
+    let page = seen.bundle_answer()?;
     let mut findings = Vec::new();
     for hop in &page.hops {
         let problem = match (&endpoint.spiffe_id, &seen.roots) {
@@ -125,8 +123,11 @@ fn web_problem(seen: &Seen, hop: &Hop, roots: &[CertificateDer<'_>]) -> Result<O
             "this system has no list of authorities: give --bundle-ca or --insecure",
         ));
     }
-    let path = der::verify_server(&hop.certificates, roots, seen.now).err();
-    Ok(path.or_else(|| name_problem(hop)))
+    match der::verify_server(&hop.certificates, roots, seen.now) {
+        Verified::Yes => Ok(name_problem(hop)),
+        Verified::No(why) => Ok(Some(why)),
+        Verified::Unknown(why) => Err(NotSeen::because(why)),
+    }
 }
 
 /// The standard still allows the common name, which webpki does not read.
@@ -172,11 +173,15 @@ fn svid_problem(seen: &Seen, hop: &Hop, id: &str) -> Result<Option<String>, NotS
             shown(&trust_domain)
         )));
     };
-    Ok(der::verify_server(&hop.certificates, &bundle, seen.now).err())
+    match der::verify_server(&hop.certificates, &bundle, seen.now) {
+        Verified::Yes => Ok(None),
+        Verified::No(why) => Ok(Some(why)),
+        Verified::Unknown(why) => Err(NotSeen::because(why)),
+    }
 }
 
 fn redirects(seen: &Seen) -> Result<Vec<(u16, &str)>, NotSeen> {
-    let page = seen.bundle_page()?;
+    let page = seen.bundle_answer()?;
     let redirects: Vec<_> = page
         .hops
         .iter()
@@ -218,11 +223,11 @@ pub(super) fn published(seen: &Seen) -> Finding {
     for chain in seen.chains().unwrap_or_default() {
         // A chain that its own bundle does not verify either is the finding of X5-7.
         let own = der::split(&chain.svid.bundle).unwrap_or_default();
-        if der::verify_svid(&chain.certificates, &own, seen.now).is_err() {
+        if der::verify_svid(&chain.certificates, &own, seen.now) != Verified::Yes {
             continue;
         }
         looked = true;
-        if let Err(why) = der::verify_svid(&chain.certificates, &authorities, seen.now) {
+        if let Verified::No(why) = der::verify_svid(&chain.certificates, &authorities, seen.now) {
             findings.push(format!("X.509-SVID {}: {why}", chain.name()));
         }
     }

@@ -8,10 +8,11 @@ use super::{
     evidence::{Token, got},
 };
 use crate::{
-    jws::{ALGORITHMS, Jws, Verified, verify},
+    jws::{ALGORITHMS, Jws, verify},
     observe::{Doctored, Seen},
     report::shown,
     spiffe_id,
+    verified::Verified,
 };
 
 /// Looks at each token.

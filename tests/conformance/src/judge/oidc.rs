@@ -5,9 +5,10 @@ use serde_json::Value;
 use super::{Finding, NotSeen, evidence::json, jwt, wit::PRIVATE};
 use crate::{
     der,
-    jws::{Verified, key_set, verify},
+    jws::{key_set, verify},
     observe::{NoPage, Oidc, Page, Roots, Seen},
     report::shown,
+    verified::Verified,
 };
 
 fn oidc(seen: &Seen) -> Result<&Oidc, NotSeen> {
@@ -84,13 +85,14 @@ pub(super) fn keys(seen: &Seen) -> Finding {
 fn certificate_problem(seen: &Seen, page: &Page) -> Option<String> {
     page.hops.iter().find_map(|hop| {
         let path = match &seen.roots {
-            Roots::Anyone => Ok(()),
+            Roots::Anyone => Verified::Yes,
             Roots::Certificates(roots) => der::verify_server(&hop.certificates, roots, seen.now),
         };
-        let named = path.and_then(|()| match hop.certificates.first() {
-            Some(leaf) => der::names_host(leaf, &hop.host),
-            None => Err("no certificate".into()),
-        });
+        let named = match (path, hop.certificates.first()) {
+            (Verified::No(why), _) => Err(why),
+            (_, Some(leaf)) => der::names_host(leaf, &hop.host),
+            (_, None) => Err("no certificate".into()),
+        };
         named
             .err()
             .map(|why| format!("the certificate of {}: {why}", shown(&hop.url)))

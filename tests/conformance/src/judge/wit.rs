@@ -12,10 +12,11 @@ use serde_json::Value;
 
 use super::{Finding, NotSeen, jwt};
 use crate::{
-    jws::{ALGORITHMS, Jws, Verified, decode_part, verify},
+    jws::{ALGORITHMS, Jws, decode_part, verify},
     observe::Seen,
     report::shown,
     spiffe_id,
+    verified::Verified,
 };
 
 /// The members of a JWK that hold a private key (RFC 7518 §6).

@@ -1,9 +1,9 @@
 //! X5-*: the certificates of the X.509-SVIDs and of their bundles.
 
-use x509_parser::prelude::{GeneralName, ParsedExtension, X509Certificate};
+use x509_parser::prelude::X509Certificate;
 
 use super::{Finding, NotSeen, evidence::Chain};
-use crate::{der, observe::Seen, report::shown, spiffe_id};
+use crate::{der, observe::Seen, report::shown, spiffe_id, verified::Verified};
 
 /// Looks at each leaf.
 fn leaves(seen: &Seen, problems: impl Fn(&X509Certificate<'_>) -> Vec<String>) -> Finding {
@@ -154,39 +154,24 @@ pub(super) fn name_constraints(seen: &Seen) -> Finding {
     let mut constrained = false;
     for der in seen.signing_certificates()? {
         let Ok(signer) = der::parse(&der) else { continue };
-        for extension in signer.extensions() {
-            let ParsedExtension::NameConstraints(constraints) = extension.parsed_extension() else {
+        let (permitted, excluded) = der::uri_constraints(&signer);
+        if permitted.is_empty() && excluded.is_empty() {
+            continue;
+        }
+        constrained = true;
+        for chain in seen.chains()?.iter().filter(|chain| signs(&signer, chain)) {
+            let Some(name) = spiffe_id::trust_domain(&chain.svid.spiffe_id) else {
                 continue;
             };
-            let uris = |subtrees: &Option<Vec<x509_parser::prelude::GeneralSubtree<'_>>>| -> Vec<String> {
-                subtrees
-                    .iter()
-                    .flatten()
-                    .filter_map(|s| match &s.base {
-                        GeneralName::URI(uri) => Some((*uri).to_owned()),
-                        _ => None,
-                    })
-                    .collect()
-            };
-            let (permitted, excluded) = (
-                uris(&constraints.permitted_subtrees),
-                uris(&constraints.excluded_subtrees),
-            );
-            constrained |= !(permitted.is_empty() && excluded.is_empty());
-            for chain in seen.chains()?.iter().filter(|chain| signs(&signer, chain)) {
-                let Some(name) = spiffe_id::trust_domain(&chain.svid.spiffe_id) else {
-                    continue;
-                };
-                if !permitted.is_empty() && !permitted.iter().any(|c| within(name, c)) {
-                    findings.push(format!(
-                        "{}: permitted is {}",
-                        chain.name(),
-                        shown(&permitted.join(", "))
-                    ));
-                }
-                if let Some(c) = excluded.iter().find(|c| within(name, c)) {
-                    findings.push(format!("{}: excluded is {}", chain.name(), shown(c)));
-                }
+            if !permitted.is_empty() && !permitted.iter().any(|c| within(name, c)) {
+                findings.push(format!(
+                    "{}: permitted is {}",
+                    chain.name(),
+                    shown(&permitted.join(", "))
+                ));
+            }
+            if let Some(c) = excluded.iter().find(|c| within(name, c)) {
+                findings.push(format!("{}: excluded is {}", chain.name(), shown(c)));
             }
         }
     }
@@ -217,6 +202,7 @@ fn within(host: &str, constraint: &str) -> bool {
 pub(super) fn verifies(seen: &Seen) -> Finding {
     let mut findings = Vec::new();
     let mut looked = false;
+    let mut unknown = "no bundle is concatenated DER".to_owned();
     for chain in seen.chains()? {
         // A bundle that is no DER is another check's finding.
         let Ok(bundle) = der::split(&chain.svid.bundle) else {
@@ -226,14 +212,18 @@ pub(super) fn verifies(seen: &Seen) -> Finding {
             }
             continue;
         };
-        looked = true;
-        if let Err(why) = der::verify_svid(&chain.certificates, &bundle, seen.now) {
-            findings.push(format!("{}: {why}", chain.name()));
+        match der::verify_svid(&chain.certificates, &bundle, seen.now) {
+            Verified::Yes => looked = true,
+            Verified::No(why) => {
+                looked = true;
+                findings.push(format!("{}: {why}", chain.name()));
+            }
+            Verified::Unknown(why) => unknown = why,
         }
     }
     if looked {
         Ok(findings)
     } else {
-        Err(NotSeen::because("no bundle is concatenated DER"))
+        Err(NotSeen::because(unknown))
     }
 }

@@ -90,11 +90,11 @@ pub async fn probe(arguments: &[String]) -> Result<String> {
             .into_iter()
             .map(|(rpc, answer)| Told::new(rpc, answer))
             .collect(),
-        // A socket that this user may not even open gives it nothing.
-        Err(e) => vec![Told::new(
-            "connecting".into(),
-            Err(Refusal::NotCalled(format!("{e:#}"))),
-        )],
+        // Then it is the file's mode that keeps this user out, not the server.
+        Err(e) => {
+            let why = format!("cannot connect to {address}: {e:#}");
+            vec![Told::new("connecting".into(), Err(Refusal::NotCalled(why)))]
+        }
     };
     Ok(serde_json::to_string(&told)?)
 }

@@ -157,8 +157,6 @@ fn sign(header: &Map<String, Value>, claims: &Map<String, Value>) -> Option<Stri
 
 /// Waits until a token has expired, when that is soon enough, and validates it; the error says why not.
 pub(super) async fn expired(api: &Api, options: &Options) -> Result<Validated, String> {
-    // Validators may allow a small leeway (JWT-SVID.md App. A); go-jose's is a minute.
-    const LEEWAY: u64 = 61;
     let fresh = workload::fetch_jwt(api, vec![options.audience.clone()], "")
         .await
         .map_err(|e| e.to_string())?;
@@ -173,7 +171,8 @@ pub(super) async fn expired(api: &Api, options: &Options) -> Result<Validated, S
         .get("exp")
         .and_then(Value::as_u64)
         .ok_or("the JWT-SVID has no exp")?;
-    let wait = Duration::from_secs(exp.saturating_sub(now()) + LEEWAY);
+    // Validators may allow a small leeway (JWT-SVID.md App. A); go-jose's is a minute.
+    let wait = Duration::from_secs(exp.saturating_sub(now()) + 1) + options.expiry_leeway;
     if wait > options.wait_for_expiry {
         return Err(format!(
             "the JWT-SVID may be accepted for {wait:?} more: give --wait-for-expiry {}s",

@@ -181,12 +181,15 @@ async fn follow(url: &str) -> Result<Page, NoPage> {
         let redirect = hop.redirect.clone();
         hops.push(hop);
         match redirect {
-            Some((_, target)) if hops.len() <= MOST_REDIRECTS => url = target,
-            Some(_) => return Err(format!("more than {MOST_REDIRECTS} redirects").into()),
-            None => {
+            // A redirect to nowhere is the last that there is to see.
+            Some((_, target)) if Target::parse(&target).is_ok() => url = target,
+            _ => {
                 page.hops = hops;
                 return Ok(page);
             }
+        }
+        if hops.len() > MOST_REDIRECTS {
+            return Err(format!("more than {MOST_REDIRECTS} redirects").into());
         }
     }
 }

@@ -134,7 +134,8 @@ pub(super) async fn fetch_jwt(api: &Api, audience: Vec<String>, spiffe_id: &str)
 async fn ask_jwt(api: &Api, audience: &[String], identities: &[String], trust_domain: &str) -> Vec<JwtAsked> {
     let mut asks: Vec<(JwtAsk, String)> = identities.iter().map(|id| (JwtAsk::Own, id.clone())).collect();
     if let Some(own) = identities.first() {
-        if let Some(parts) = spiffe_id::parts(own) {
+        // Of an ID that is wrong in itself, nobody says what it is in upper case.
+        if let Some(parts) = spiffe_id::parts(own).filter(|_| spiffe_id::is_valid(own)) {
             let upper = format!("SPIFFE://{}{}", parts.trust_domain.to_ascii_uppercase(), parts.path);
             asks.push((JwtAsk::OwnUpperCase, upper));
         }
