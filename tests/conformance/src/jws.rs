@@ -144,3 +144,81 @@ pub(crate) fn decode_part(text: &str) -> Result<Vec<u8>, String> {
         .decode(text)
         .map_err(|e| format!("is not base64url: {e}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokens that openssl signed, one an algorithm, with the public keys.
+    fn vectors() -> (Vec<Value>, Map<String, Value>) {
+        install();
+        let vectors: Value = serde_json::from_str(include_str!("jws/vectors.json")).unwrap();
+        (
+            vectors["keys"].as_array().unwrap().clone(),
+            vectors["tokens"].as_object().unwrap().clone(),
+        )
+    }
+
+    #[test]
+    fn tokens_that_openssl_signed_verify_and_altered_ones_do_not() {
+        let (keys, tokens) = vectors();
+        assert_eq!(tokens.len(), ALGORITHMS.len());
+        for (alg, token) in tokens {
+            let token = token.as_str().unwrap();
+            let verified = verify(&Jws::read(token).unwrap(), &keys);
+            if alg == "ES512" {
+                assert!(matches!(verified, Verified::Unknown(_)), "{alg}: {verified:?}");
+                continue;
+            }
+            assert_eq!(verified, Verified::Yes, "{alg}");
+            let (message, signature) = token.rsplit_once('.').unwrap();
+            let mut bytes = decode_part(signature).unwrap();
+            bytes[7] ^= 1;
+            let altered = format!("{message}.{}", encode(bytes));
+            assert!(
+                matches!(verify(&Jws::read(&altered).unwrap(), &keys), Verified::No(_)),
+                "{alg}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_is_held_against_the_key_it_names_alone() {
+        let (keys, tokens) = vectors();
+        let jws = Jws::read(tokens["ES256"].as_str().unwrap()).unwrap();
+        let mut others = keys.clone();
+        others.retain(|key| key["kid"] != "P-256");
+        assert!(matches!(verify(&jws, &others), Verified::No(why) if why.contains("P-256")));
+        let mut nameless = jws;
+        nameless.header.remove("kid");
+        assert_eq!(verify(&nameless, &keys), Verified::Yes);
+    }
+
+    #[test]
+    fn what_is_no_compact_jws_is_told_apart() {
+        for (token, why) in [
+            ("a.b.c.d.e", "JWE"),
+            ("{\"payload\": \"\"}", "JSON"),
+            ("a.b", "2 parts"),
+            ("", "1 parts"),
+            ("!.e30.", "header is not base64url"),
+            ("e30.W10.", "payload is no JSON object"),
+        ] {
+            assert!(Jws::read(token).unwrap_err().contains(why), "{token}");
+        }
+    }
+
+    #[test]
+    fn an_audience_is_a_string_or_a_list_of_strings() {
+        let audiences = |aud: Value| {
+            let claims = serde_json::json!({ "aud": aud }).to_string();
+            let jws = Jws::read(&format!("e30.{}.", encode(claims))).unwrap();
+            jws.audiences()
+                .map(|all| all.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        };
+        assert_eq!(audiences("a".into()), Some(vec!["a".into()]));
+        assert_eq!(audiences(vec!["a", "b"].into()), Some(vec!["a".into(), "b".into()]));
+        assert_eq!(audiences(1.into()), None);
+        assert_eq!(audiences(vec![Value::from("a"), 1.into()].into()), None);
+    }
+}

@@ -1,6 +1,6 @@
 //! What a caller gets that has no identity: on another socket, or as another user.
 
-use std::{process::Stdio, time::Duration};
+use std::{os::unix::fs::MetadataExt as _, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use mintmark_proto::workload as pb;
@@ -44,16 +44,20 @@ pub(super) async fn observe(api: &Api) -> Denied {
 /// Asks as another user, by a child process of this program.
 pub(super) async fn observe_as(uid: u32, address: &Address, most: Duration) -> Result<Denied> {
     let program = std::env::current_exe().context("find this program to start it as another user")?;
-    let child = Command::new(&program)
+    let mut child = Command::new(&program);
+    child
         .arg(PROBE)
         .arg(address.to_string())
-        .arg(most.as_secs().max(1).to_string())
-        .uid(uid)
-        .gid(uid)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .output();
-    let output = timeout(most.saturating_mul(4), child)
+        .arg(most.as_secs().max(1).to_string());
+    child.current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
+    // Only root may become somebody else; everybody is already themselves.
+    let own = std::fs::metadata("/proc/self")
+        .context("find out which user this is")?
+        .uid();
+    if uid != own {
+        child.uid(uid).gid(uid);
+    }
+    let output = timeout(most.saturating_mul(4), child.output())
         .await
         .with_context(|| format!("wait for {} as user {uid}", program.display()))?
         .with_context(|| {

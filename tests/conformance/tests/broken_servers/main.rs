@@ -10,7 +10,7 @@ mod table;
 mod web;
 mod workload;
 
-use std::process::Command;
+use std::{os::unix::fs::MetadataExt as _, process::Command};
 
 use breakage::Breakage::{TwoUriSans, ValidatesExpired};
 use conformance::{CHECKS, Outcome};
@@ -124,6 +124,26 @@ async fn the_command_ends_with_a_count_and_the_status_it_promises() {
         let xml = std::fs::read_to_string(junit.path()).unwrap();
         assert!(xml.contains(&format!("failures=\"{status}\"")), "{xml}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_gets_an_identity_against_expectation_is_named() {
+    let server = Reference::start(None, 300).await;
+    let uid = std::fs::metadata("/proc/self").unwrap().uid();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_conformance"));
+    command
+        .arg(&server.arguments()[1])
+        .arg(format!("--expect-no-identity-uid={uid}"))
+        .arg("--only=EP-4a");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains(&format!("FetchX509SVID as user {uid} gives 2 SVIDs")),
+        "{text}"
+    );
+    assert!(text.ends_with("0 passed, 1 failed, 0 skipped\n"), "{text}");
 }
 
 #[test]
