@@ -16,7 +16,8 @@
 //! | `0000000000.hashes` | the [level-0 and level-1 tiles](segment) of a full segment |
 //! | `roots` | the roots of all full segments, never pruned |
 //!
-//! A frame is written and fsynced before its callers hear of it; the next batch is what came meanwhile. After a crash an unfinished
+//! A frame is written and fsynced before its callers hear of it; the next batch is what came meanwhile. Where there is room, frames are
+//! written over zeros that were written with an earlier one, which makes the fsync cheaper; a clean stop cuts them off. After a crash an unfinished
 //! frame at the end is cut off; the last checkpoint must be a prefix of what is there, or the log does not open.
 
 mod durable;

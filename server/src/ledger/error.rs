@@ -96,6 +96,8 @@ pub enum LedgerError {
         why: String,
         /// Its kind, for those who have to tell them apart.
         kind: io::ErrorKind,
+        /// Its number, where it has one.
+        errno: Option<i32>,
     },
 }
 
@@ -106,6 +108,7 @@ impl LedgerError {
             path: path.to_owned(),
             why: error.to_string(),
             kind: error.kind(),
+            errno: error.raw_os_error(),
         }
     }
 
@@ -115,6 +118,12 @@ impl LedgerError {
             offset,
             what: what.into(),
         }
+    }
+
+    /// Whether this passes by itself: no space left, or no descriptors.
+    pub(super) fn is_passing(&self) -> bool {
+        const NO_DESCRIPTORS: [i32; 2] = [nix::libc::ENFILE, nix::libc::EMFILE];
+        self.is_no_space() || matches!(self, Self::Io { errno: Some(errno), .. } if NO_DESCRIPTORS.contains(errno))
     }
 
     /// Whether this is the operating system's word for "no space left" or "over quota".

@@ -128,6 +128,8 @@ pub(super) struct Frame<'a> {
 pub(super) enum Tail {
     /// With its last frame.
     Clean,
+    /// With this many zeros, which the next frames are to be written over.
+    Prepared(u64),
     /// With this many bytes of a frame that was not written to its end.
     Torn(u64),
 }
@@ -233,7 +235,7 @@ fn read_header(
     Ok(Header::parse(&bytes).map(|header| (header, bytes)))
 }
 
-/// Decides between a torn end and damage: a later frame of this segment that is whole can only follow damage.
+/// Decides between prepared space, a torn end and damage: a later frame of this segment that is whole can only follow damage.
 fn unreadable(
     file: &File,
     path: &Path,
@@ -257,7 +259,7 @@ fn unreadable(
                 .is_some_and(|body| header.covers(bytes, body))
     };
     // From the second byte on: the frame at `offset` itself is not a good one.
-    let found = memchr_magic(&rest).filter(|at| *at > 0).find(later);
+    let found = magics(&rest).filter(|at| *at > 0).find(later);
     match found {
         Some(at) => {
             let at = offset + at as u64;
@@ -267,15 +269,23 @@ fn unreadable(
                 format!("{what}, and a whole frame follows at byte {at}: this is damage, not an unfinished write"),
             ))
         }
-        None => Ok(Scanned {
-            next: expected.start,
-            end: offset,
-            tail: Tail::Torn(size - offset),
-        }),
+        None => {
+            let bytes = size - offset;
+            let tail = if rest.iter().all(|byte| *byte == 0) {
+                Tail::Prepared(bytes)
+            } else {
+                Tail::Torn(bytes)
+            };
+            Ok(Scanned {
+                next: expected.start,
+                end: offset,
+                tail,
+            })
+        }
     }
 }
 
-fn memchr_magic(bytes: &[u8]) -> impl Iterator<Item = usize> {
+fn magics(bytes: &[u8]) -> impl Iterator<Item = usize> {
     bytes
         .windows(MAGIC.len())
         .enumerate()

@@ -130,7 +130,7 @@ pub(super) fn run(log: &Arc<Log>) -> Result<(), LedgerError> {
         if closing {
             return kept;
         }
-        if kept.as_ref().is_err_and(LedgerError::is_no_space) {
+        if kept.as_ref().is_err_and(LedgerError::is_passing) {
             // Again in a second; there may be room by then.
             log.keeper.touch(false);
         }
@@ -163,12 +163,12 @@ pub(super) fn settle(log: &Log) -> Result<(), LedgerError> {
 fn report(log: &Log, error: Option<&LedgerError>) {
     let was_failing = std::mem::replace(&mut log.keeper.files().failing, error.is_some());
     match error {
-        Some(error) if !error.is_no_space() => {
+        Some(error) if !error.is_passing() => {
             tracing::error!(%error, "the ledger stops: a file beside the leaves could not be written");
             log.queue.stop(&error.to_string());
         }
         Some(error) if !was_failing => {
-            tracing::warn!(%error, "no space for the ledger's checkpoint or hashes; issuing goes on as long as leaves can be written");
+            tracing::warn!(%error, "the ledger's checkpoint or hashes could not be written; issuing goes on as long as leaves can be written");
         }
         None if was_failing => tracing::info!("the ledger's checkpoint and hashes are written again"),
         _ => (),

@@ -107,10 +107,11 @@ impl Log {
         }
     }
 
-    /// "No space" is what it is; after any other failed write nothing is certain.
+    /// What passes is what it is; after any other failed write nothing is certain.
     pub(super) fn full_or_stopped(&self, error: LedgerError) -> LedgerError {
         match error {
             error if error.is_no_space() => self.full(),
+            error if error.is_passing() => error,
             LedgerError::Stopped(why) => LedgerError::Stopped(why),
             other => LedgerError::Stopped(other.to_string()),
         }

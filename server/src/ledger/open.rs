@@ -30,6 +30,7 @@ pub(super) fn create(
             path: dir,
             why: "there is a log of that number already".to_owned(),
             kind: std::io::ErrorKind::AlreadyExists,
+            errno: None,
         });
     }
     let temporary = root.join(format!("{number}.tmp"));
@@ -104,12 +105,12 @@ pub(super) fn load(dir: &Path, number: u16, mend: Mend) -> Result<Loaded, Ledger
             what,
         ));
     }
-    let torn = replay(dir, &present, &mut tree)?;
+    let unfinished = replay(dir, &present, &mut tree)?;
     let stored = Stored::new(dir, number, verifier, tree);
     check_prefix(&stored, &checkpoint, minimum)?;
     // Only now: what the checkpoint has is there, so that the torn end was never told to anyone.
-    if let (Some(torn), Mend::Yes) = (torn, mend) {
-        torn.cut()?;
+    if let (Some(unfinished), Mend::Yes) = (unfinished, mend) {
+        unfinished.cut()?;
     }
     Ok(Loaded { stored, checkpoint })
 }
@@ -224,17 +225,20 @@ fn make_hashes(dir: &Path, number: u64, root: &Hash) -> Result<(), LedgerError> 
     }
 }
 
-/// An end of a file that was not written to its end.
-struct Torn {
+/// An end of a file that is no frame.
+struct Unfinished {
     path: std::path::PathBuf,
     end: u64,
     bytes: u64,
+    torn: bool,
 }
 
-impl Torn {
+impl Unfinished {
     fn cut(&self) -> Result<(), LedgerError> {
         let (path, bytes) = (self.path.display(), self.bytes);
-        tracing::warn!(%path, bytes, "an unfinished write at the end of the issuance log is removed; nothing in it was issued");
+        if self.torn {
+            tracing::warn!(%path, bytes, "an unfinished write at the end of the issuance log is removed; nothing in it was issued");
+        }
         let file = OpenOptions::new().write(true).open(&self.path).at("open", &self.path)?;
         file.set_len(self.end)
             .and_then(|()| file.sync_all())
@@ -243,11 +247,11 @@ impl Torn {
 }
 
 /// Reads the leaves of the segments that have no root in the file of roots.
-fn replay(dir: &Path, present: &Present, tree: &mut Tree) -> Result<Option<Torn>, LedgerError> {
-    let mut torn = None;
+fn replay(dir: &Path, present: &Present, tree: &mut Tree) -> Result<Option<Unfinished>, LedgerError> {
+    let mut unfinished = None;
     for number in present.leaves.range(tree.roots_written..) {
         let path = dir.join(files::leaves(*number));
-        if *number != tree.open.number || torn.is_some() {
+        if *number != tree.open.number || unfinished.is_some() {
             let before = dir.join(files::leaves(tree.open.number));
             let what = format!(
                 "segment {} has {} of 65,536 leaves, and segment {number} follows",
@@ -256,12 +260,12 @@ fn replay(dir: &Path, present: &Present, tree: &mut Tree) -> Result<Option<Torn>
             );
             return Err(LedgerError::corrupt(&before, tree.open.end, what));
         }
-        torn = replay_one(&path, *number, tree)?;
+        unfinished = replay_one(&path, *number, tree)?;
     }
-    Ok(torn)
+    Ok(unfinished)
 }
 
-fn replay_one(path: &Path, number: u64, tree: &mut Tree) -> Result<Option<Torn>, LedgerError> {
+fn replay_one(path: &Path, number: u64, tree: &mut Tree) -> Result<Option<Unfinished>, LedgerError> {
     let file = File::open(path).at("open", path)?;
     let scanned = frame::scan(&file, path, number, |frame| {
         let end = frame.offset + (frame::HEADER + frame.body.len()) as u64;
@@ -270,10 +274,11 @@ fn replay_one(path: &Path, number: u64, tree: &mut Tree) -> Result<Option<Torn>,
     })?;
     Ok(match scanned.tail {
         Tail::Clean => None,
-        Tail::Torn(bytes) => Some(Torn {
+        Tail::Prepared(bytes) | Tail::Torn(bytes) => Some(Unfinished {
             path: path.to_owned(),
             end: scanned.end,
             bytes,
+            torn: matches!(scanned.tail, Tail::Torn(_)),
         }),
     })
 }

@@ -67,7 +67,7 @@ pub(super) fn prune_for_space(log: &Log) -> Result<bool, LedgerError> {
     match prune_oldest(owner) {
         Ok(()) => Ok(true),
         Err(error) if error.is_no_space() => Ok(false),
-        Err(error) => Err(LedgerError::Stopped(error.to_string())),
+        Err(error) => Err(log.full_or_stopped(error)),
     }
 }
 

@@ -329,24 +329,21 @@ impl<'a> Check<'a> {
             );
             return Err(LedgerError::corrupt(&path, scanned.end, what));
         }
-        if let Tail::Torn(bytes) = scanned.tail {
-            if scanned.next == (number + 1) * SEGMENT {
-                return Err(LedgerError::corrupt(
-                    &path,
-                    scanned.end,
-                    format!("{bytes} bytes follow the last frame of a full segment"),
-                ));
-            }
-            // Where leaves are missing that the checkpoint has, it was no unfinished write.
-            if scanned.next < checkpoint.size {
-                return Err(lost(&path, scanned.end, scanned.next, checkpoint));
-            }
-            self.note(format!(
-                "{}: from byte {} on {bytes} bytes of an unfinished write, nothing in them was issued",
-                path.display(),
-                scanned.end
-            ));
+        let (bytes, what) = match scanned.tail {
+            Tail::Clean => return Ok(()),
+            Tail::Prepared(bytes) => (bytes, "zeros that were to be written over"),
+            Tail::Torn(bytes) => (bytes, "an unfinished write, nothing in them was issued"),
+        };
+        if is_sealed {
+            let what = format!("{bytes} bytes follow the last frame of a sealed segment");
+            return Err(LedgerError::corrupt(&path, scanned.end, what));
         }
+        // Where leaves are missing that the checkpoint has, it was no unfinished write.
+        if scanned.next < checkpoint.size {
+            return Err(lost(&path, scanned.end, scanned.next, checkpoint));
+        }
+        let (path, from) = (path.display(), scanned.end);
+        self.note(format!("{path}: from byte {from} on {bytes} bytes of {what}"));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use super::error::{At as _, LedgerError};
 use super::files;
 use super::frame::{self, HEADER};
 use super::log::Log;
-use super::merkle::leaf_hash;
+use super::merkle::{Hash, leaf_hash};
 use super::metrics;
 use super::queue::Batch;
 use super::{SEGMENT, keeper, prune};
@@ -16,9 +16,15 @@ use super::{SEGMENT, keeper, prune};
 /// How many full segments may wait for their hashes to be written before the writer does it itself.
 const MAX_UNSEALED: usize = 2;
 
+/// Bytes that are prepared at a time.
+const PREPARED: usize = 128 * 1024;
+static ZEROS: [u8; PREPARED] = [0; PREPARED];
+/// Bytes that must be free for that.
+const PREPARE_ABOVE: u64 = 64 << 20;
+
 /// Writes batches until the queue is closed.
 pub(super) fn run(log: &Arc<Log>) {
-    let mut writer = Writer { log, file: None };
+    let mut writer = Writer { log, open: None };
     while let Some(mut batch) = log.queue.take() {
         let count = u64::from(batch.count);
         match writer.write(&mut batch) {
@@ -39,12 +45,25 @@ pub(super) fn run(log: &Arc<Log>) {
         }
         log.metrics.size.set(metrics::count(log.stored.tree().size()));
     }
+    if let Err(error) = writer.finish() {
+        tracing::error!(%error, "the issuance log was not left as it should be; the next start mends it");
+    }
 }
 
 struct Writer<'a> {
     log: &'a Arc<Log>,
-    /// The leaves of the open segment.
-    file: Option<(u64, File, PathBuf)>,
+    open: Option<OpenFile>,
+}
+
+/// The leaves of the open segment.
+struct OpenFile {
+    segment: u64,
+    file: File,
+    path: PathBuf,
+    /// The size of the file. What lies between the last frame and this is zeros.
+    prepared: u64,
+    /// Whether space is prepared.
+    prepare: bool,
 }
 
 impl Writer<'_> {
@@ -85,76 +104,129 @@ impl Writer<'_> {
         frame::finish(frame, first, time, u32::try_from(count).unwrap_or(u32::MAX));
         let mut hashes = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
         loop {
-            match self.write_and_sync(frame, first / SEGMENT, offset, &mut hashes) {
+            match self.write_and_sync(frame, first, count, offset, &mut hashes) {
                 Ok(()) => break,
                 Err(error) if error.is_no_space() => {
-                    self.undo(first / SEGMENT, offset)?;
+                    self.cut(offset)?;
                     // Older leaves make room for new ones before anything is refused.
                     if !prune::prune_for_space(self.log)? {
                         return Err(self.log.full());
                     }
                 }
-                Err(error) => return Err(LedgerError::Stopped(error.to_string())),
+                Err(error) => return Err(error),
             }
         }
-        self.log
-            .stored
-            .tree_mut()
-            .push_frame(&hashes, offset, offset + bytes, time);
-        let sealable = (first + count).is_multiple_of(SEGMENT);
-        self.log.keeper.touch(sealable);
+        let mut tree = self.log.stored.tree_mut();
+        tree.push_frame(&hashes, offset, offset + bytes, time);
+        drop(tree);
+        self.log.keeper.touch((first + count).is_multiple_of(SEGMENT));
         Ok(())
     }
 
     fn write_and_sync(
         &mut self,
         frame: &[u8],
-        segment: u64,
+        first: u64,
+        count: u64,
         offset: u64,
-        hashes: &mut Vec<[u8; 32]>,
+        hashes: &mut Vec<Hash>,
     ) -> Result<(), LedgerError> {
         let log = self.log;
-        let (file, path) = self.open(segment)?;
-        log.storage.write_at(file, frame, offset).at("write", path)?;
+        let open = self.open(first / SEGMENT)?;
+        let end = offset + frame.len() as u64;
+        let written = log.storage.write_at(&open.file, frame, offset).at("write", &open.path);
+        written.map_err(space_or_stopped)?;
+        open.prepared = open.prepared.max(end);
+        if (first + count).is_multiple_of(SEGMENT) {
+            // A full segment ends with its last frame.
+            let cut = log.storage.truncate(&open.file, end).at("truncate", &open.path);
+            cut.map_err(space_or_stopped)?;
+        } else {
+            open.prepare(log, end);
+        }
         if hashes.is_empty() {
             hashes.extend(frame::entries(&frame[HEADER..]).map(leaf_hash));
         }
         let started = log.clock.instant();
-        log.storage.sync(file).at("sync", path)?;
-        log.metrics
-            .fsync
-            .observe(log.clock.instant().saturating_duration_since(started).as_secs_f64());
+        let synced = log.storage.sync(&open.file).at("sync", &open.path);
+        synced.map_err(space_or_stopped)?;
+        let took = log.clock.instant().saturating_duration_since(started);
+        log.metrics.fsync.observe(took.as_secs_f64());
         #[expect(clippy::cast_precision_loss, reason = "a batch has far fewer than 2^52 leaves")]
         log.metrics.leaves_per_fsync.observe(hashes.len() as f64);
         Ok(())
     }
 
-    /// Takes back what a failed write left. Only when that is certain may anything be written again.
-    fn undo(&mut self, segment: u64, offset: u64) -> Result<(), LedgerError> {
-        let log = self.log;
-        if self.file.as_ref().is_none_or(|(number, _, _)| *number != segment) {
-            // The file could not even be made.
-            return Ok(());
-        }
-        let (file, path) = self.open(segment)?;
-        let undone = log
-            .storage
-            .truncate(file, offset)
-            .and_then(|()| log.storage.sync(file))
-            .at("truncate", path);
-        undone.map_err(|error| LedgerError::Stopped(error.to_string()))
+    /// Takes back everything from `offset` on: what a failed write left, or the space that was prepared. Only when that is certain may
+    /// anything be written again.
+    fn cut(&mut self, offset: u64) -> Result<(), LedgerError> {
+        // Where the file could not even be made there is nothing.
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let storage = &self.log.storage;
+        let cut = storage
+            .truncate(&open.file, offset)
+            .and_then(|()| storage.sync(&open.file));
+        open.prepared = offset;
+        open.prepare = false;
+        cut.at("truncate", &open.path)
+            .map_err(|error| LedgerError::Stopped(error.to_string()))
     }
 
-    fn open(&mut self, segment: u64) -> Result<(&File, &PathBuf), LedgerError> {
-        if self.file.as_ref().is_none_or(|(number, _, _)| *number != segment) {
-            let path = self.log.stored.path(&files::leaves(segment));
-            let file = files::open_leaves(&path)?;
-            files::sync_dir(&self.log.stored.dir)?;
-            self.file = Some((segment, file, path));
+    /// Leaves the open segment with its last frame as its end.
+    fn finish(&mut self) -> Result<(), LedgerError> {
+        let end = self.log.stored.tree().open.end;
+        let open = self.log.stored.tree().open.number;
+        match &self.open {
+            Some(file) if file.segment == open && file.prepared > end => self.cut(end),
+            _ => Ok(()),
         }
-        match &self.file {
-            Some((_, file, path)) => Ok((file, path)),
-            None => Err(LedgerError::Closed),
+    }
+
+    fn open(&mut self, segment: u64) -> Result<&mut OpenFile, LedgerError> {
+        let current = self.open.take().filter(|open| open.segment == segment);
+        let open = match current {
+            Some(open) => open,
+            None => OpenFile::new(self.log, segment)?,
+        };
+        Ok(self.open.insert(open))
+    }
+}
+
+impl OpenFile {
+    fn new(log: &Log, segment: u64) -> Result<Self, LedgerError> {
+        let path = log.stored.path(&files::leaves(segment));
+        let file = files::open_leaves(&path)?;
+        files::sync_dir(&log.stored.dir)?;
+        let prepared = file.metadata().at("read", &path)?.len();
+        Ok(Self {
+            segment,
+            file,
+            path,
+            prepared,
+            prepare: true,
+        })
+    }
+
+    /// Has zeros written behind `end`, when there are none: a frame that is written over them costs the filesystem no change of the
+    /// file's size, and so half the fsync. Only where there is room enough, and no matter whether it can be done.
+    fn prepare(&mut self, log: &Log, end: u64) {
+        if !self.prepare || self.prepared > end {
+            return;
         }
+        if log.free() < PREPARE_ABOVE {
+            self.prepare = false;
+            return;
+        }
+        self.prepare = log.storage.write_at(&self.file, &ZEROS, end).is_ok();
+        self.prepared = end + PREPARED as u64;
+    }
+}
+
+/// "No space" can be mended; after any other failed write nothing is certain.
+fn space_or_stopped(error: LedgerError) -> LedgerError {
+    if error.is_no_space() {
+        error
+    } else {
+        LedgerError::Stopped(error.to_string())
     }
 }

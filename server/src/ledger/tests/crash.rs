@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use super::*;
 
 const CHILD: &str = "MINTMARK_TEST_LEDGER_CHILD";
-const ROUNDS: u64 = 20;
+/// How often the process is killed; a soak sets more.
+const ROUNDS: &str = "MINTMARK_TEST_LEDGER_KILLS";
 
 /// A leaf that nobody else would write at its place.
 fn tagged(slot: Slot, tag: u64) -> LeafBytes {
@@ -55,7 +56,8 @@ async fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
     fill(&ledger, 64_000).await;
     let mut before = ledger.checkpoint().0;
     ledger.shutdown().await.unwrap();
-    for round in 1..=ROUNDS {
+    let rounds: u64 = std::env::var(ROUNDS).map_or(20, |rounds| rounds.parse().unwrap());
+    for round in 1..=rounds {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
