@@ -13,7 +13,8 @@ use super::metrics::Metrics;
 pub struct Settings {
     /// Leaves older than this are pruned, a segment at a time. `Duration::MAX` keeps them.
     pub retention: Duration,
-    /// Bytes that the ledger may use. Before it refuses a leaf, it prunes the oldest segments.
+    /// Bytes that the ledger may use. A leaf of an X.509-SVID takes 330 bytes, and on the disk 366, or 400 where each has an fsync of
+    /// its own: 3.4 GB a day at 100 a second, 32 GB at 1,000, 212 GB at 6,700. Before it refuses a leaf, it prunes the oldest segments.
     pub max_size: u64,
     /// The time.
     pub clock: Clock,
