@@ -105,6 +105,11 @@ pub enum AuthorityError {
     /// Somebody else holds the lease.
     #[error("another replica has been changing the authorities for {0} s: try again, or look at what it is doing")]
     Busy(i64),
+    /// The lease ended while a change was under way.
+    #[error(
+        "the lease on the authorities was lost before the change was written, so that nothing was changed: try again"
+    )]
+    LeaseLost,
     /// A key could not be made, loaded or sealed.
     #[error("cannot {action} a key: {why}")]
     Key {

@@ -1,106 +1,71 @@
 //! The lease under which authorities are changed, so that two replicas do not both make the same next one.
 //!
-//! A record in the store with a holder and an end. Whoever holds it past its end has lost it; correctness does not rest on it but on compare-and-swap.
+//! What is done under it is committed only while it is held ([`Held::guard`]).
+
+use std::time::Duration;
 
 use mintmark_runtime::clock::Clock;
 use mintmark_runtime::crypto::random;
-use serde::{Deserialize, Serialize};
 
 use super::AuthorityError;
-use crate::store::{Store, StoreError, Txn};
+use crate::store::{Held, Lease, Store, Taken};
 
 const KEY: &[u8] = b"lease/authority";
-/// Longer than making all three authorities takes, RSA keys included.
-const DURATION: i64 = 30;
-/// How long a change waits for the lease at most, in seconds.
-const PATIENCE: i64 = 45;
+/// Long enough to make authorities, an RSA key included; not much longer, since after a crash others wait for its end.
+const DURATION: Duration = Duration::from_secs(10);
+/// How long an administrator's change waits for it, in seconds.
+pub(super) const PATIENCE: i64 = 30;
 
-#[derive(Deserialize, Serialize)]
-struct Holder {
-    holder: String,
-    until: i64,
-}
-
-/// Who may hold the lease: one server process.
+/// This process's hand on the lease.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct Turn {
     store: Store,
     clock: Clock,
-    me: String,
+    lease: Lease,
 }
 
-impl Lease {
-    pub(super) fn new(store: Store, clock: Clock) -> Self {
+impl Turn {
+    pub(super) fn new(store: &Store, clock: &Clock) -> Self {
+        let holder = hex::encode(random::<16>());
+        let lease = Lease::new(store, clock, KEY, holder, DURATION);
         Self {
-            store,
-            clock,
-            me: hex::encode(random::<16>()),
+            store: store.clone(),
+            clock: clock.clone(),
+            lease,
         }
     }
 
-    /// Takes the lease; `Some(until)` when another replica holds it until then.
-    pub(super) async fn take(&self) -> Result<Option<i64>, AuthorityError> {
-        let now = self.clock.unix();
-        let mine = Holder {
-            holder: self.me.clone(),
-            until: now + DURATION,
-        };
-        let value = serde_json::to_vec(&mine).expect("a name and a number are JSON");
-        let found = self.store.get(KEY).await?;
-        let txn = match &found {
-            None => Txn::new().expect_absent(KEY),
-            Some(found) => {
-                // A record that does not parse is nobody's. An end further away than any lease lasts was written by a clock that ran ahead.
-                let other = serde_json::from_slice::<Holder>(&found.value)
-                    .ok()
-                    .filter(|other| other.holder != self.me);
-                if let Some(other) = other.filter(|other| other.until > now && other.until <= now + DURATION) {
-                    return Ok(Some(other.until));
-                }
-                Txn::new().expect_revision(KEY, found.modified)
-            }
-        };
-        match self.store.commit(txn.put(KEY, value)).await {
-            Ok(_) => Ok(None),
-            Err(StoreError::Conflict { .. }) => Ok(Some(now + 1)),
-            Err(error) => Err(error.into()),
+    /// Takes the lease unless another replica has it.
+    pub(super) async fn try_take(&self) -> Result<Option<Held>, AuthorityError> {
+        match self.lease.take().await? {
+            Taken::Held(held) => Ok(Some(held)),
+            Taken::HeldBy { .. } => Ok(None),
         }
     }
 
-    /// Takes the lease as soon as it is free.
-    ///
-    /// # Errors
-    /// When it was not for long, or the store fails.
-    pub(super) async fn take_patiently(&self) -> Result<(), AuthorityError> {
-        let give_up = self.clock.unix() + PATIENCE;
+    /// Takes the lease as soon as it is free; `None` when it was not within `patience` seconds.
+    pub(super) async fn take(&self, patience: i64) -> Result<Option<Held>, AuthorityError> {
+        let give_up = self.clock.unix() + patience;
         loop {
             let mut changes = self.store.watch(KEY, self.store.revision());
-            let Some(until) = self.take().await? else { return Ok(()) };
+            let until_ms = match self.lease.take().await? {
+                Taken::Held(held) => return Ok(Some(held)),
+                Taken::HeldBy { until_ms, .. } => until_ms,
+            };
+            // Whole seconds, rounded up: at its very end it may be taken.
+            let until = until_ms.saturating_add(999).div_euclid(1_000);
             tokio::select! {
                 _ = changes.next() => {}
                 () = self.clock.sleep_until_unix(until.min(give_up)) => {}
             }
             if self.clock.unix() >= give_up {
-                return Err(AuthorityError::Busy(PATIENCE));
+                return Ok(None);
             }
         }
     }
 
-    /// Gives the lease back, if this process still has it.
-    pub(super) async fn give_back(&self) -> Result<(), AuthorityError> {
-        let Some(found) = self.store.get(KEY).await? else {
-            return Ok(());
-        };
-        if serde_json::from_slice::<Holder>(&found.value).is_ok_and(|holder| holder.holder == self.me) {
-            match self
-                .store
-                .commit(Txn::new().expect_revision(KEY, found.modified).delete(KEY))
-                .await
-            {
-                Ok(_) | Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+    /// Gives the lease back.
+    pub(super) async fn give_back(&self, held: Held) -> Result<(), AuthorityError> {
+        Ok(self.lease.release(held).await?)
     }
 }

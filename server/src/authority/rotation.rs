@@ -17,11 +17,8 @@ const LAST_BACK_OFF: Duration = Duration::from_secs(60);
 pub(super) async fn run(shared: &Shared, shutdown: CancellationToken) {
     let mut back_off = FIRST_BACK_OFF;
     loop {
-        let done = tokio::select! {
-            () = shutdown.cancelled() => return,
-            done = follow(shared) => done,
-        };
-        match done {
+        match follow(shared, &shutdown).await {
+            Ok(()) if shutdown.is_cancelled() => return,
             Ok(()) => back_off = FIRST_BACK_OFF,
             Err(error) => {
                 tracing::error!(%error, retry_in = ?back_off, "authorities cannot be rotated; what is active signs until its end");
@@ -35,14 +32,16 @@ pub(super) async fn run(shared: &Shared, shutdown: CancellationToken) {
     }
 }
 
-/// Follows the store and the clock until something fails or the watch has to begin anew.
-async fn follow(shared: &Shared) -> Result<(), AuthorityError> {
+/// Follows the store and the clock until shutdown, until something fails, or until the watch has to begin anew. A rotation that has begun is not
+/// broken off, or the lease would outlive it.
+async fn follow(shared: &Shared, shutdown: &CancellationToken) -> Result<(), AuthorityError> {
     let mut watch = shared.store.watch(KEY, shared.store.revision());
     shared.reload().await?;
     loop {
         shared.rotate().await?;
         let due = next_look(shared);
         tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
             batch = watch.next() => match batch {
                 Ok(batch) => take_over(shared, batch)?,
                 Err(StoreError::Compacted { .. }) => return Ok(()),

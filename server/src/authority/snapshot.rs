@@ -7,19 +7,21 @@ use mintmark_identity::{Bundle, JwsAlg, KeyId, TrustDomain, Ttl};
 use mintmark_runtime::clock::Clock;
 use tokio::sync::{Mutex, Notify, watch};
 
-use super::lease::Lease;
+use super::lease::{PATIENCE, Turn};
 use super::make::Maker;
 use super::signer::{JwsAuthority, X509Authority};
 use super::state::{Due, MIN_LIFE, Record, State};
 use super::{AuthorityConfig, AuthorityError, AuthorityInfo, KeyManager, Kind, Rs256, Slot};
 use crate::ledger::Ledger;
 use crate::mint::jws::TokenType;
-use crate::store::{Revision, Store, StoreError, Txn};
+use crate::store::{Held, Revision, Store, StoreError, Txn};
 
 /// The one record.
 pub(super) const KEY: &[u8] = b"authority/state";
 /// How often a change is tried again when another replica was faster.
 const ATTEMPTS: u32 = 16;
+/// How many seconds the start waits for the lease.
+const START_PATIENCE: i64 = 2;
 /// How often consumers should look for a new bundle, unless the authorities' lives ask for less.
 const REFRESH_HINT: u32 = 300;
 
@@ -42,7 +44,7 @@ pub(super) struct Shared {
     current: ArcSwap<Snapshot>,
     bundle: watch::Sender<Arc<Bundle>>,
     /// One change at a time in this process; and views are put in place in order.
-    change: Mutex<Lease>,
+    change: Mutex<Turn>,
     place: std::sync::Mutex<()>,
     pub(super) nudged: Notify,
 }
@@ -66,8 +68,8 @@ impl Shared {
         }
         let refresh_hint = refresh_hint(&config);
         let maker = Maker::new(ledger, keys, clock.clone(), config, trust_domain);
-        let lease = Lease::new(store.clone(), clock.clone());
-        let (state, revision) = first_state(&store, &maker, &lease).await?;
+        let turn = Turn::new(&store, &clock);
+        let (state, revision) = first_state(&store, &maker, &turn).await?;
         let snapshot = build(state, revision, None, &maker, refresh_hint)?;
         Ok(Self {
             bundle: watch::Sender::new(Arc::clone(&snapshot.bundle)),
@@ -76,7 +78,7 @@ impl Shared {
             clock,
             maker,
             refresh_hint,
-            change: Mutex::new(lease),
+            change: Mutex::new(turn),
             place: std::sync::Mutex::default(),
             nudged: Notify::new(),
         })
@@ -116,17 +118,17 @@ impl Shared {
         if self.current().state.due(self.clock.unix()).is_empty() {
             return Ok(());
         }
-        let lease = self.change.lock().await;
-        if lease.take().await?.is_some() {
+        let turn = self.change.lock().await;
+        let Some(held) = turn.try_take().await? else {
             // The other one does it; its change comes by the watch.
             return Ok(());
-        }
-        let done = self.rotate_leased().await;
-        lease.give_back().await?;
+        };
+        let done = self.rotate_leased(&held).await;
+        turn.give_back(held).await?;
         done
     }
 
-    async fn rotate_leased(&self) -> Result<(), AuthorityError> {
+    async fn rotate_leased(&self, held: &Held) -> Result<(), AuthorityError> {
         self.reload().await?;
         let all_due = self.current().state.due(self.clock.unix());
         for due in all_due {
@@ -134,19 +136,19 @@ impl Shared {
             match due {
                 Due::Replace(kind) => {
                     let made = self.maker.make(kind).await?;
-                    self.swap(|state| state.prepare(made.clone())).await?;
-                    self.swap(|state| state.activate(kind, None)).await?;
+                    self.swap(held, |state| state.prepare(made.clone())).await?;
+                    self.swap(held, |state| state.activate(kind, None)).await?;
                 }
                 Due::Prepare(kind) => {
                     let made = self.maker.make(kind).await?;
-                    self.swap(|state| state.prepare(made.clone())).await?;
+                    self.swap(held, |state| state.prepare(made.clone())).await?;
                 }
                 Due::Activate(kind) => {
-                    self.swap(|state| state.activate(kind, None)).await?;
+                    self.swap(held, |state| state.activate(kind, None)).await?;
                 }
                 Due::Prune => {
                     let now = self.clock.unix();
-                    self.swap(|state| Ok(state.prune(now))).await?;
+                    self.swap(held, |state| Ok(state.prune(now))).await?;
                 }
             }
         }
@@ -158,16 +160,17 @@ impl Shared {
         &self,
         change: impl FnMut(&mut State) -> Result<T, AuthorityError>,
     ) -> Result<T, AuthorityError> {
-        let lease = self.change.lock().await;
-        lease.take_patiently().await?;
-        let done = self.swap(change).await;
-        lease.give_back().await?;
+        let turn = self.change.lock().await;
+        let held = turn.take(PATIENCE).await?.ok_or(AuthorityError::Busy(PATIENCE))?;
+        let done = self.swap(&held, change).await;
+        turn.give_back(held).await?;
         done
     }
 
     /// Reads, changes, and writes unless somebody else has in between; then again. Answers when this process has the new state.
     async fn swap<T>(
         &self,
+        held: &Held,
         mut change: impl FnMut(&mut State) -> Result<T, AuthorityError>,
     ) -> Result<T, AuthorityError> {
         for _ in 0..ATTEMPTS {
@@ -176,12 +179,13 @@ impl Shared {
             let done = change(&mut after)?;
             after.resequence(&before);
             let txn = Txn::new().expect_revision(KEY, modified).put(KEY, after.encode());
-            match self.store.commit(txn).await {
+            match self.store.commit(held.guard(txn)).await {
                 Ok(revision) => {
                     self.put_in_place(after, revision)?;
                     return Ok(done);
                 }
-                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::Conflict { key, .. }) if key == KEY => {}
+                Err(StoreError::Conflict { .. }) => return Err(AuthorityError::LeaseLost),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -225,10 +229,19 @@ impl Shared {
 }
 
 /// The state to begin with: what the store holds, with an active authority of each kind that this process can sign with.
-async fn first_state(store: &Store, maker: &Maker, lease: &Lease) -> Result<(State, Revision), AuthorityError> {
-    lease.take_patiently().await?;
+async fn first_state(store: &Store, maker: &Maker, turn: &Turn) -> Result<(State, Revision), AuthorityError> {
+    if let Some(found) = store.get(KEY).await? {
+        let state = State::decode(&found.value)?;
+        if missing(&state, maker)?.is_empty() {
+            return Ok((state, found.modified));
+        }
+    }
+    // Somebody who holds the lease for longer than a moment has crashed; compare-and-swap alone is enough then.
+    let held = turn.take(START_PATIENCE).await?;
     let state = complete(store, maker).await;
-    lease.give_back().await?;
+    if let Some(held) = held {
+        turn.give_back(held).await?;
+    }
     state
 }
 
@@ -238,18 +251,17 @@ async fn complete(store: &Store, maker: &Maker) -> Result<(State, Revision), Aut
         let before = found
             .as_ref()
             .map_or_else(|| Ok(State::new()), |found| State::decode(&found.value))?;
+        let missing = missing(&before, maker)?;
+        if let (Some(found), []) = (&found, &*missing) {
+            return Ok((before, found.modified));
+        }
         let mut after = before.clone();
         after.prune(maker.clock.unix());
-        for kind in Kind::ALL {
-            if needs_another(kind, &after, maker)? {
-                after.prepare(maker.make(kind).await?)?;
-                after.activate(kind, None)?;
-            }
+        for kind in missing {
+            after.prepare(maker.make(kind).await?)?;
+            after.activate(kind, None)?;
         }
         after.resequence(&before);
-        if let (Some(found), true) = (&found, after == before) {
-            return Ok((after, found.modified));
-        }
         let txn = match &found {
             Some(found) => Txn::new().expect_revision(KEY, found.modified),
             None => Txn::new().expect_absent(KEY),
@@ -261,6 +273,17 @@ async fn complete(store: &Store, maker: &Maker) -> Result<(State, Revision), Aut
         }
     }
     Err(AuthorityError::Contended(ATTEMPTS))
+}
+
+/// The kinds of which this process has no authority that can sign now.
+fn missing(state: &State, maker: &Maker) -> Result<Vec<Kind>, AuthorityError> {
+    let mut missing = Vec::new();
+    for kind in Kind::ALL {
+        if needs_another(kind, state, maker)? {
+            missing.push(kind);
+        }
+    }
+    Ok(missing)
 }
 
 /// Whether a new authority has to be active before this process can issue: none is valid, its keys are forgotten, or RS256 was switched on.

@@ -258,8 +258,9 @@ async fn a_server_that_was_away_for_long_begins_anew() {
     assert_ne!(after.x509().key_id(), before.x509().key_id());
     assert_eq!(slots(&after, Kind::X509), [(Slot::Active, false), (Slot::Old, false)]);
     ground.clock.advance(Duration::from_secs(100));
+    after.shared.rotate().await.unwrap();
     assert_eq!(
-        slots(&ground.start(disk(1)).await, Kind::X509),
+        slots(&after, Kind::X509),
         [(Slot::Active, false)],
         "what ended is pruned"
     );
@@ -380,6 +381,27 @@ async fn an_rsa_key_is_made_when_rs256_is_switched_on() {
     assert_eq!(after.jws(Some(JwsAlg::Rs256)).unwrap().algorithm(), JwsAlg::Rs256);
     assert_eq!(slots(&after, Kind::Jwt), [(Slot::Active, false), (Slot::Old, false)]);
     assert_eq!(slots(&after, Kind::X509), [(Slot::Active, false)]);
+}
+
+#[tokio::test]
+async fn a_start_does_not_wait_for_the_lease_of_one_that_crashed() {
+    let ground = Ground::new();
+    let crashed = lease::Turn::new(&ground.store, &ground.clock);
+    crashed.try_take().await.unwrap().unwrap();
+    let start = ground.start(disk(1));
+    let time_passes = async {
+        loop {
+            tokio::task::yield_now().await;
+            // Not up to the lease's end.
+            if ground.clock.unix() < NOW + 3 {
+                ground.clock.advance(Duration::from_millis(1));
+            }
+        }
+    };
+    tokio::select! {
+        authorities = start => assert_eq!(slots(&authorities, Kind::X509), [(Slot::Active, false)]),
+        () = time_passes => unreachable!("it has no end"),
+    }
 }
 
 #[tokio::test]
