@@ -1,10 +1,12 @@
 //! Which key signs, and when does it change?
 //!
-//! Three kinds of authority sign: X.509 authorities certificates, JWT and WIT authorities tokens. Of each kind one is *active* and signs, one may be *prepared* and is already
-//! published, and *old* ones stay published until everything they signed has expired. All replicas share them: they live in one record of the store, changed by compare-and-swap under a
-//! lease, private keys sealed under the key manager's key.
+//! Three kinds of authority sign: X.509 authorities certificates, JWT and WIT authorities tokens. Of each kind one is
+//! *active* and signs, one may be *prepared* and is already published, and *old* ones stay published until everything
+//! they signed has expired. All replicas share them: they live in one record of the store, changed by compare-and-swap
+//! under a lease, private keys sealed under the key manager's key.
 //!
-//! - Comes in: what `mint` encoded and checked and `ledger` made durable; the time; an administrator's prepare, activate, taint and revoke.
+//! - Comes in: what `mint` encoded and checked and `ledger` made durable; the time; an administrator's prepare,
+//!   activate, taint and revoke.
 //! - Goes out: signatures, the trust bundle, and word of each change of it.
 //! - Who may call it: `issuance` to sign, `trust` and `api` for the bundle and the administration.
 //!
@@ -77,7 +79,8 @@ pub struct AuthorityInfo {
     pub not_after: i64,
     /// Whether what it signed is to be replaced.
     pub tainted: bool,
-    /// The keys that its tokens are signed with, and their `kid`s; of an X.509 authority none. The first one is its own.
+    /// The keys that its tokens are signed with, and their `kid`s; of an X.509 authority none. The first one is its
+    /// own.
     pub token_keys: Vec<(JwsAlg, KeyId)>,
 }
 
@@ -196,7 +199,8 @@ impl Authorities {
         self.shared.prepare(kind).await
     }
 
-    /// Makes the prepared authority the one that signs; the active one becomes old. Without a name it is whichever is prepared.
+    /// Makes the prepared authority the one that signs; the active one becomes old. Without a name it is whichever is
+    /// prepared.
     ///
     /// # Errors
     /// When none is prepared or it has another name.
@@ -204,7 +208,8 @@ impl Authorities {
         self.shared.activate(kind, key_id).await
     }
 
-    /// Marks an old authority as no longer to be trusted: what it signed is to be replaced. Without a name it is the newest old one.
+    /// Marks an old authority as no longer to be trusted: what it signed is to be replaced. Without a name it is the
+    /// newest old one.
     ///
     /// # Errors
     /// When there is none of that name or it is not old.
@@ -212,7 +217,8 @@ impl Authorities {
         self.shared.taint(kind, key_id).await
     }
 
-    /// Takes a tainted old authority out of the bundle: what it signed is no longer verified. Without a name it is the newest tainted one.
+    /// Takes a tainted old authority out of the bundle: what it signed is no longer verified. Without a name it is the
+    /// newest tainted one.
     ///
     /// # Errors
     /// When there is none of that name or it is not old and tainted.

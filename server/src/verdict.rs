@@ -1,7 +1,8 @@
 //! Is it allowed, for how long, and why?
 //!
-//! In comes a [`Subject`]; out goes a [`Verdict`]. Only `issuance` may call it, once for each credential. There are no policies yet: everything that was attested and has an entry is
-//! allowed, and the verdict says that no policy was asked.
+//! In comes a [`Subject`]; out goes a [`Verdict`]. Only `issuance` may call it, once for each credential. There are no
+//! policies yet: everything that was attested and has an entry is allowed, and the verdict says that no policy was
+//! asked.
 
 use std::sync::Arc;
 

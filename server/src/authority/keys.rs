@@ -36,8 +36,8 @@ impl KeyManager {
         }
     }
 
-    /// Keys that are forgotten: sealed under a key that only this process has. After a restart new authorities are made, and what the
-    /// old ones signed is still verified.
+    /// Keys that are forgotten: sealed under a key that only this process has. After a restart new authorities are
+    /// made, and what the old ones signed is still verified.
     pub fn memory() -> Self {
         let mut bytes = random::<32>();
         let kek = Kek::from_bytes(&bytes);

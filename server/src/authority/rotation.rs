@@ -32,8 +32,8 @@ pub(super) async fn run(shared: &Shared, shutdown: CancellationToken) {
     }
 }
 
-/// Follows the store and the clock until shutdown, until something fails, or until the watch has to begin anew. A rotation that has begun is not
-/// broken off, or the lease would outlive it.
+/// Follows the store and the clock until shutdown, until something fails, or until the watch has to begin anew. A
+/// rotation that has begun is not broken off, or the lease would outlive it.
 async fn follow(shared: &Shared, shutdown: &CancellationToken) -> Result<(), AuthorityError> {
     let mut watch = shared.store.watch(KEY, shared.store.revision());
     shared.reload().await?;
@@ -53,7 +53,8 @@ async fn follow(shared: &Shared, shutdown: &CancellationToken) -> Result<(), Aut
     }
 }
 
-/// When to look next. What is due although it was just looked at is another replica's to do; its lease ends if it does not.
+/// When to look next. What is due although it was just looked at is another replica's to do; its lease ends if it does
+/// not.
 fn next_look(shared: &Shared) -> i64 {
     let now = shared.clock.unix();
     shared.current().state.next_due().unwrap_or(i64::MAX).max(now + 1)

@@ -167,7 +167,8 @@ impl Shared {
         done
     }
 
-    /// Reads, changes, and writes unless somebody else has in between; then again. Answers when this process has the new state.
+    /// Reads, changes, and writes unless somebody else has in between; then again. Answers when this process has the
+    /// new state.
     async fn swap<T>(
         &self,
         held: &Held,
@@ -228,7 +229,8 @@ impl Shared {
     }
 }
 
-/// The state to begin with: what the store holds, with an active authority of each kind that this process can sign with.
+/// The state to begin with: what the store holds, with an active authority of each kind that this process can sign
+/// with.
 async fn first_state(store: &Store, maker: &Maker, turn: &Turn) -> Result<(State, Revision), AuthorityError> {
     if let Some(found) = store.get(KEY).await? {
         let state = State::decode(&found.value)?;
@@ -286,7 +288,8 @@ fn missing(state: &State, maker: &Maker) -> Result<Vec<Kind>, AuthorityError> {
     Ok(missing)
 }
 
-/// Whether a new authority has to be active before this process can issue: none is valid, its keys are forgotten, or RS256 was switched on.
+/// Whether a new authority has to be active before this process can issue: none is valid, its keys are forgotten, or
+/// RS256 was switched on.
 fn needs_another(kind: Kind, state: &State, maker: &Maker) -> Result<bool, AuthorityError> {
     let Some(active) = state
         .get(kind, Slot::Active)

@@ -280,7 +280,8 @@ impl State {
         bundle
     }
 
-    /// One entry a key, also when an imported key is part of several authorities: then it ends with the last of them, and is tainted when all are.
+    /// One entry a key, also when an imported key is part of several authorities: then it ends with the last of them,
+    /// and is tainted when all are.
     fn token_keys(&self, kind: Kind) -> Vec<JwtAuthority> {
         let mut keys: Vec<JwtAuthority> = Vec::new();
         for (record, key) in self
@@ -380,7 +381,8 @@ impl Record {
         self.issued_at + self.life() / 2
     }
 
-    /// When `next` takes over: with a sixth of its life left, but not before `next` was published for a while, and never after its end.
+    /// When `next` takes over: with a sixth of its life left, but not before `next` was published for a while, and
+    /// never after its end.
     fn replaced_at(&self, next: &Self) -> i64 {
         let planned = self.not_after - (self.life() / 6).max(1);
         let noticed = next.issued_at + (next.life() / 6).min(MAX_NOTICE);

@@ -1,6 +1,7 @@
 //! The certificates of authorities, which are SVIDs themselves (X509-SVID §3.2), built by rcgen.
 //!
-//! In come a trust domain, a public key and a lifetime; out goes an [`UnsignedX509`], signed on the same path as every other certificate.
+//! In come a trust domain, a public key and a lifetime; out goes an [`UnsignedX509`], signed on the same path as every
+//! other certificate.
 
 use std::cell::RefCell;
 

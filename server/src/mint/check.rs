@@ -1,7 +1,8 @@
 //! The one place that checks every credential before it is signed.
 //!
-//! In come the bytes about to be signed, what they were made from, and the template of the authority; out goes a [`Checked`], without which no authority signs. The bytes
-//! are parsed back by parsers that share no code with the encoders. A failure is a defect of ours, and the credential is refused.
+//! In come the bytes about to be signed, what they were made from, and the template of the authority; out goes a
+//! [`Checked`], without which no authority signs. The bytes are parsed back by parsers that share no code with the
+//! encoders. A failure is a defect of ours, and the credential is refused.
 
 mod canonical;
 mod jws;

@@ -34,7 +34,8 @@ fn length_size(content: usize) -> usize {
 /// Writes a tag and the length of the `content` bytes that the caller writes next.
 ///
 /// # Panics
-/// When `content` reaches 16 MiB. Nothing that a certificate holds comes near: names, keys and alternative names are bounded.
+/// When `content` reaches 16 MiB. Nothing that a certificate holds comes near: names, keys and alternative names are
+/// bounded.
 pub(super) fn header(out: &mut Vec<u8>, tag: u8, content: usize) {
     assert!(content < 0x100_0000, "an element of a certificate is far below 16 MiB");
     out.push(tag);
@@ -82,7 +83,8 @@ struct Civil {
 impl Civil {
     fn from_unix(unix: i64) -> Self {
         let (days, second_of_day) = (unix.div_euclid(86_400), unix.rem_euclid(86_400));
-        // Years are counted from 1 March, so that a leap day is the last of its year; eras are 400 years of 146,097 days.
+        // Years are counted from 1 March, so that a leap day is the last of its year; eras are 400 years of 146,097
+        // days.
         let shifted = days + 719_468;
         let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
         let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

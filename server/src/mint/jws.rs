@@ -1,6 +1,7 @@
 //! JWT-SVIDs and WIT-SVIDs: the signing input of a JWS in compact form.
 //!
-//! In come a [`JwsTemplate`], made once per key, a [`JwtSpec`] or a [`WitSpec`] and the serial that becomes the `jti`; out goes an [`UnsignedJws`].
+//! In come a [`JwsTemplate`], made once per key, a [`JwtSpec`] or a [`WitSpec`] and the serial that becomes the `jti`;
+//! out goes an [`UnsignedJws`].
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

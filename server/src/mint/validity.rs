@@ -26,9 +26,10 @@ pub enum Capped {
 }
 
 impl Validity {
-    /// The validity of a credential that is made at `now` for `ttl`, under a cap by the verdict, by an authority that is valid from `authority_start`
-    /// to `authority_end`. Its start is set back by a tenth of the lifetime, 10 s at most, for verifiers whose clocks lag. `None` when the authority has ended,
-    /// ends this very second, or begins only later.
+    /// The validity of a credential that is made at `now` for `ttl`, under a cap by the verdict, by an authority that
+    /// is valid from `authority_start` to `authority_end`. Its start is set back by a tenth of the lifetime, 10 s at
+    /// most, for verifiers whose clocks lag. `None` when the authority has ended, ends this very second, or begins only
+    /// later.
     pub fn new(now: i64, ttl: Ttl, cap: Option<Ttl>, authority_start: i64, authority_end: i64) -> Option<Self> {
         let asked = ttl.as_secs_i64();
         let (granted, mut capped) = match cap.map(Ttl::as_secs_i64) {
@@ -49,6 +50,12 @@ impl Validity {
             not_after,
             capped,
         })
+    }
+
+    /// The same with another start: a token's `iat` is the second in which it is made.
+    #[must_use]
+    pub fn starting(self, not_before: i64) -> Self {
+        Self { not_before, ..self }
     }
 }
 

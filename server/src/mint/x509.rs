@@ -1,7 +1,7 @@
 //! X.509-SVIDs, as DER assembled around what never changes under one authority.
 //!
-//! In come a [`Template`], made once per authority, an [`X509Spec`] and a serial; out goes an [`UnsignedX509`]. The order of the extensions is the one that rcgen
-//! writes, so that tests can compare byte by byte.
+//! In come a [`Template`], made once per authority, an [`X509Spec`] and a serial; out goes an [`UnsignedX509`]. The
+//! order of the extensions is the one that rcgen writes, so that tests can compare byte by byte.
 
 use std::net::IpAddr;
 
@@ -141,7 +141,8 @@ pub struct X509Spec<'a> {
     pub spiffe_id: &'a SpiffeId,
     /// The key that it is bound to.
     pub public_key: &'a PublicKey,
-    /// DNS names beside the SPIFFE ID; the first one, up to 64 characters, is also the subject's common name, as SPIRE does.
+    /// DNS names beside the SPIFFE ID; the first one, up to 64 characters, is also the subject's common name, as SPIRE
+    /// does.
     pub dns_names: &'a [String],
     /// IP addresses beside the SPIFFE ID.
     pub ip_addresses: &'a [IpAddr],

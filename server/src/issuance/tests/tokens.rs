@@ -52,8 +52,8 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
     }))
 }
 
-/// The claims of a token that verifies with the key that the bundle has under its `kid`. Expiry is judged by the caller, whose clock is not the
-/// machine's.
+/// The claims of a token that verifies with the key that the bundle has under its `kid`. Expiry is judged by the
+/// caller, whose clock is not the machine's.
 pub(super) fn verified(
     keys: &[JwtAuthority],
     algorithm: Algorithm,

@@ -1,11 +1,12 @@
-//! Whether bytes are DER as strict as it is written: known tags, shortest lengths, nothing left over. x509-parser forgives some of that.
+//! Whether bytes are DER as strict as it is written: known tags, shortest lengths, nothing left over. x509-parser
+//! forgives some of that.
 
 const OCTET_STRING: u8 = 0x04;
 /// Elements nest less deep than this in a certificate.
 const MAX_DEPTH: u8 = 12;
 
-/// Whether `bytes` are a sequence of whole elements, down to the leaves. The content of an octet string inside an extension is DER as well (RFC 5280
-/// §4.2); what is inside that is not looked at.
+/// Whether `bytes` are a sequence of whole elements, down to the leaves. The content of an octet string inside an
+/// extension is DER as well (RFC 5280 §4.2); what is inside that is not looked at.
 pub(super) fn is_canonical(bytes: &[u8]) -> bool {
     walk(bytes, true, MAX_DEPTH)
 }
@@ -20,7 +21,8 @@ fn walk(mut bytes: &[u8], wrapped: bool, depth: u8) -> bool {
             0x30 | 0x31 => (!wrapped || starts_well(content)) && walk(content, wrapped, depth - 1),
             0xa0 | 0xa3 => wrapped && walk(content, true, depth - 1),
             OCTET_STRING if wrapped => walk(content, false, depth - 1),
-            // BOOLEAN, INTEGER, BIT STRING, OCTET STRING, NULL, OID, UTF8String, PrintableString, UTCTime, GeneralizedTime.
+            // BOOLEAN, INTEGER, BIT STRING, OCTET STRING, NULL, OID, UTF8String, PrintableString, UTCTime,
+            // GeneralizedTime.
             0x01 => content == [0xff],
             0x02 => !matches!(content, [] | [0, 0..=0x7f, ..] | [0xff, 0x80..=0xff, ..]),
             0x03 => matches!(content, [0..=7, ..]),
@@ -38,13 +40,14 @@ fn walk(mut bytes: &[u8], wrapped: bool, depth: u8) -> bool {
     bytes.is_empty()
 }
 
-/// Every sequence and set of a certificate's frame begins with an object identifier, a time, or another sequence, set or `[0]`: what holds an
-/// identifier cannot hold something else in its place, which x509-parser would read as one.
+/// Every sequence and set of a certificate's frame begins with an object identifier, a time, or another sequence, set
+/// or `[0]`: what holds an identifier cannot hold something else in its place, which x509-parser would read as one.
 fn starts_well(content: &[u8]) -> bool {
     matches!(content, [0x06 | 0x17 | 0x18 | 0x30 | 0x31 | 0xa0, ..])
 }
 
-/// The first element's tag and content, and what follows it; `None` where there is none, or its length is not the shortest form.
+/// The first element's tag and content, and what follows it; `None` where there is none, or its length is not the
+/// shortest form.
 fn split(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;

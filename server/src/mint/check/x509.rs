@@ -20,14 +20,16 @@ const CA: &str = "authority certificate";
 const ORDER: &str = "the order";
 const RFC: &str = "RFC 5280";
 
-/// BIT STRINGs of named bits, which have no trailing zero bits in DER: digitalSignature (0), keyEncipherment (2), keyCertSign (5), cRLSign (6).
+/// BIT STRINGs of named bits, which have no trailing zero bits in DER: digitalSignature (0), keyEncipherment (2),
+/// keyCertSign (5), cRLSign (6).
 const SIGNS: &[u8] = &[0x03, 0x02, 7, 0b1000_0000];
 const SIGNS_AND_ENCIPHERS: &[u8] = &[0x03, 0x02, 5, 0b1010_0000];
 /// The object identifiers of serverAuth and clientAuth, the only two.
 const BOTH_AUTHS: &[u8] = b"\x30\x14\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x02";
 const SIGNS_CERTIFICATES: &[u8] = &[0x03, 0x02, 1, 0b0000_0110];
 
-/// Checks an X.509-SVID: the rules for leaves of X509-SVID §2 to §4, and that it says what `spec` asks for and nothing else.
+/// Checks an X.509-SVID: the rules for leaves of X509-SVID §2 to §4, and that it says what `spec` asks for and nothing
+/// else.
 ///
 /// # Errors
 /// The first rule that it breaks.
@@ -70,7 +72,8 @@ pub fn x509(template: &Template, spec: &X509Spec<'_>, unsigned: &UnsignedX509) -
     Ok(Checked(unsigned.serial()))
 }
 
-/// Checks an authority's own certificate: X509-SVID §3.2 and §4, and that it says what `spec` asks for and nothing else.
+/// Checks an authority's own certificate: X509-SVID §3.2 and §4, and that it says what `spec` asks for and nothing
+/// else.
 ///
 /// # Errors
 /// The first rule that it breaks.
