@@ -1,13 +1,19 @@
 //! X.509-SVIDs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mintmark_identity::Ttl;
+use mintmark_identity::{Serial, Ttl};
 use mintmark_proto::ledger::Kind as LeafKind;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
-use crate::authority::CaKey;
+use crate::authority::{CaKey, SignError};
+use crate::issuance::form::{Form, X509Form};
+use crate::issuance::issuer::{Call, Grant, Inner};
+use crate::ledger::Durable;
+use crate::mint::Validity;
+use crate::mint::x509::UnsignedX509;
 
 #[tokio::test]
 async fn an_x509_svid_is_in_the_ledger_and_verifies_against_the_bundle() {
@@ -209,29 +215,83 @@ async fn the_servers_own_certificate_may_have_ip_addresses() {
     assert_eq!(refusal.reason(), "ip_address");
 }
 
-#[tokio::test]
-async fn a_changed_certificate_does_not_verify_and_a_wrong_signature_stops_everything() {
-    let house = House::new().await;
-    let authority = house.authorities.x509();
-    let svid = house
-        .issuer
-        .x509(&node(), vec![X509Order::new(id("/web"), key())])
-        .await
-        .swap_remove(0)
-        .unwrap();
-    authority.verify(&svid.chain[0]).unwrap();
-    let mut changed = svid.chain[0].to_vec();
-    let last = changed.len() - 1;
-    changed[last] ^= 1;
-    let error = authority.verify(&changed).unwrap_err();
-    assert!(error.to_string().contains("does not verify"), "{error}");
+/// X.509-SVIDs whose signatures are counted when they are verified, and are wrong from the `wrong_from`th time on.
+struct Faulty {
+    form: X509Form,
+    verified: AtomicUsize,
+    wrong_from: usize,
+}
 
-    house.issuer.halt(&error);
+impl Form for Faulty {
+    type Order = X509Order;
+    type Unsigned = UnsignedX509;
+    type Svid = X509Svid;
+    const KIND: &'static str = "x509";
+
+    fn grant(&self, inner: &Inner, call: Call<'_>, order: &X509Order) -> Result<Grant, Refusal> {
+        self.form.grant(inner, call, order)
+    }
+
+    fn encode(&self, config: &IssuanceConfig, order: &X509Order, validity: Validity, serial: Serial) -> UnsignedX509 {
+        self.form.encode(config, order, validity, serial)
+    }
+
+    fn content(unsigned: &UnsignedX509) -> &[u8] {
+        X509Form::content(unsigned)
+    }
+
+    fn sign(
+        &self,
+        config: &IssuanceConfig,
+        order: &X509Order,
+        validity: Validity,
+        unsigned: Durable<UnsignedX509>,
+    ) -> Result<X509Svid, Refusal> {
+        self.form.sign(config, order, validity, unsigned)
+    }
+
+    fn verify(&self, svid: &X509Svid) -> Result<(), SignError> {
+        let mut certificate = svid.chain[0].to_vec();
+        if self.verified.fetch_add(1, Ordering::Relaxed) >= self.wrong_from {
+            *certificate.last_mut().unwrap() ^= 1;
+        }
+        self.form.verify(&X509Svid {
+            chain: vec![certificate.into()],
+            ..svid.clone()
+        })
+    }
+}
+
+#[tokio::test]
+async fn one_signature_in_1024_is_verified_and_a_wrong_one_stops_everything() {
+    let house = House::new().await;
+    let form = Faulty {
+        form: X509Form(house.authorities.x509()),
+        verified: AtomicUsize::new(0),
+        wrong_from: 2,
+    };
+    let orders = vec![X509Order::new(id("/web"), key()); 1_000];
+    for _ in 0..2 {
+        let answers = house.issuer.issue(&node(), &form, &orders).await;
+        assert!(answers.iter().all(Result::is_ok));
+    }
+    assert_eq!(
+        (form.verified.load(Ordering::Relaxed), house.issuer.halted()),
+        (2, None)
+    );
+    let answers = house.issuer.issue(&node(), &form, &orders).await;
+    assert_eq!(answers.iter().position(Result::is_err), Some(48), "the 2049th");
+    assert!(
+        answers[48..]
+            .iter()
+            .all(|answer| answer.as_ref().is_err_and(|refusal| refusal.reason() == "halted"))
+    );
+
     assert!(house.issuer.halted().unwrap().contains("does not verify"));
     let size = house.ledger.reader().size();
     let refusal = house
         .issuer
-        .x509(&node(), vec![X509Order::new(id("/web"), key())])
+        .x509(&node(), orders[..1].to_vec())
         .await
         .swap_remove(0)
         .unwrap_err();
@@ -256,5 +316,57 @@ async fn a_changed_certificate_does_not_verify_and_a_wrong_signature_stops_every
             .encode()
             .unwrap()
             .contains("mintmark_server_issuance_halted 1")
+    );
+}
+
+#[tokio::test]
+async fn a_check_of_another_credential_signs_nothing() {
+    let house = House::new().await;
+    let authority = house.authorities.x509();
+    let order = X509Order::new(id("/web"), key());
+    let validity = Validity {
+        not_before: NOW,
+        not_after: NOW + 60,
+        capped: None,
+    };
+    let spec = crate::mint::x509::X509Spec {
+        spiffe_id: &order.spiffe_id,
+        public_key: &order.public_key,
+        dns_names: &[],
+        ip_addresses: &[],
+        validity,
+    };
+    let append = house.ledger.append(2, |slot| {
+        let encode = |nth| {
+            let serial = Serial::new(slot.log, slot.index(nth), [7; 11]).unwrap();
+            (vec![0], crate::mint::x509::encode(authority.template(), &spec, serial))
+        };
+        vec![encode(0), encode(1)]
+    });
+    let [first, second] = append.await.unwrap().try_into().unwrap();
+    let checked = crate::mint::check::x509(authority.template(), &spec, first.get()).unwrap();
+    assert!(matches!(
+        authority.sign(second, checked),
+        Err(SignError::Unchecked { .. })
+    ));
+}
+
+#[test]
+fn lifetimes_that_rotation_would_shorten_are_pointed_out() {
+    let trust_domain = TrustDomain::parse("example.org").unwrap();
+    let config = IssuanceConfig::new(trust_domain);
+    assert_eq!(config.lint(&AuthorityConfig::default()), [""; 0]);
+    let long = IssuanceConfig {
+        x509_ttl: Ttl::constant(6 * 3_600),
+        ..config
+    };
+    let [warning] = long.lint(&AuthorityConfig::default()).try_into().unwrap();
+    assert!(
+        warning.starts_with("ttl.x509 = 6h is more than a sixth of ttl.ca = 1d:"),
+        "{warning}"
+    );
+    assert!(
+        warning.contains("live only 14400 s; raise ttl.ca to 129600 s"),
+        "{warning}"
     );
 }
