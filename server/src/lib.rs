@@ -1,11 +1,15 @@
 //! The issuer: see docs/architecture.md for its rooms.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+pub mod api;
 pub mod attest;
 pub mod authority;
+pub mod config;
 pub mod issuance;
 pub mod ledger;
 pub mod mint;
 pub mod registry;
+pub mod server;
 pub mod store;
+pub mod trust;
 pub mod verdict;

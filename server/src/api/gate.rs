@@ -1,0 +1,267 @@
+//! The gate in front of every method: who calls, may they, and how often. Nothing is decoded before it has said yes.
+//!
+//! For each call it looks up the method's line in [`methods`](super::methods), finds out the [`Caller`], takes one from the caller's bucket, and counts what
+//! becomes of the call.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Extensions, Request, Response};
+use mintmark_identity::TrustDomain;
+use mintmark_runtime::clock::Clock;
+use mintmark_runtime::tls::{ConnectInfo, PeerIdentity};
+use tonic::body::Body;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::caller::{Agent, Allowance, Caller};
+use super::limits::{Key, Limits};
+use super::methods::{self, Method, Who};
+use super::observe::{Observed, RpcMetrics};
+use super::status;
+use crate::attest::Nodes;
+use crate::registry::{Filter, Registry};
+
+/// More entries of one SPIFFE ID than this are not looked through for the one that makes it an administrator's.
+const MAX_ENTRIES: usize = 1_000;
+
+/// The gate. A handle.
+#[derive(Clone)]
+pub struct Gate(Arc<Inner>);
+
+struct Inner {
+    table: HashMap<&'static str, Method>,
+    trust_domain: TrustDomain,
+    clock: Clock,
+    registry: Registry,
+    nodes: Nodes,
+    limits: Limits,
+    metrics: RpcMetrics,
+}
+
+/// The other end of a connection.
+enum Peer<'a> {
+    Local(&'a UdsConnectInfo),
+    Remote(&'a ConnectInfo),
+}
+
+impl Gate {
+    pub(super) fn new(
+        trust_domain: TrustDomain,
+        clock: Clock,
+        registry: Registry,
+        nodes: Nodes,
+        limits: Limits,
+        metrics: RpcMetrics,
+    ) -> Self {
+        let table = methods::table();
+        Self(Arc::new(Inner {
+            table,
+            trust_domain,
+            clock,
+            registry,
+            nodes,
+            limits,
+            metrics,
+        }))
+    }
+
+    /// Lets a call in, with its caller in the extensions, or says why not.
+    async fn admit(&self, path: &str, extensions: &mut Extensions) -> Result<(), Status> {
+        let Some(method) = self.0.table.get(path) else {
+            return Err(Status::new(
+                Code::Unimplemented,
+                format!("this server has no method {}", path.trim_start_matches('/')),
+            ));
+        };
+        let (caller, key) = self.identify(method, extensions).await?;
+        if let Some(key) = key {
+            let allowance = Allowance {
+                limits: self.0.limits.clone(),
+                limit: method.limit,
+                key,
+            };
+            self.0
+                .limits
+                .take(method.limit, &allowance.key, 1)
+                .await
+                .map_err(|over| {
+                    let wait = over.retry_after.as_secs() + 1;
+                    status::too_fast(
+                        format!("rejecting request due to rate limiting: come again in {wait} s"),
+                        over.retry_after,
+                    )
+                })?;
+            extensions.insert(allowance);
+        }
+        extensions.insert(caller);
+        Ok(())
+    }
+
+    async fn identify(&self, method: &Method, extensions: &Extensions) -> Result<(Caller, Option<Key>), Status> {
+        let denied = |why: &str| {
+            let method = method.path.trim_start_matches('/');
+            Err(status::denied(format!(
+                "authorization denied for method {method}: {why}"
+            )))
+        };
+        let info = match peer(extensions) {
+            Some(Peer::Remote(info)) => info,
+            Some(Peer::Local(info)) => {
+                let Some(cred) = info.peer_cred else {
+                    return denied("the kernel does not say who calls");
+                };
+                return match method.who {
+                    Who::Any | Who::AgentOrAdmin | Who::Local | Who::LocalOrAdmin => Ok((
+                        Caller::Local {
+                            uid: cred.uid(),
+                            pid: cred.pid(),
+                        },
+                        None,
+                    )),
+                    Who::Agent => denied("it is for attested agents, on the API's listener"),
+                    Who::Downstream => denied("it is for downstream servers, on the API's listener"),
+                };
+            }
+            None => return denied("nobody knows where it comes from"),
+        };
+        let address = info.remote_addr.map(|addr| Key::address(addr.ip()));
+        let Some(peer) = info.peer.as_deref() else {
+            return match method.who {
+                Who::Any => Ok((
+                    Caller::Anyone {
+                        id: None,
+                        remote: info.remote_addr,
+                    },
+                    address,
+                )),
+                Who::Local => denied("it is for the admin socket only"),
+                _ => denied("the caller shows no X.509-SVID"),
+            };
+        };
+        match method.who {
+            Who::Any => Ok((
+                Caller::Anyone {
+                    id: Some(peer.spiffe_id.clone()),
+                    remote: info.remote_addr,
+                },
+                address,
+            )),
+            Who::Agent => self.agent(peer).await,
+            Who::AgentOrAdmin if self.has_entry(peer, |entry| entry.admin) => {
+                Ok((Caller::Admin(peer.spiffe_id.clone()), address))
+            }
+            Who::AgentOrAdmin => self.agent(peer).await,
+            Who::LocalOrAdmin if self.has_entry(peer, |entry| entry.admin) => {
+                Ok((Caller::Admin(peer.spiffe_id.clone()), address))
+            }
+            Who::LocalOrAdmin => denied(&format!("no entry makes {} an administrator", peer.spiffe_id)),
+            Who::Downstream if self.has_entry(peer, |entry| entry.downstream) => {
+                Ok((Caller::Downstream(peer.spiffe_id.clone()), address))
+            }
+            Who::Downstream => denied(&format!("no entry makes {} a downstream server", peer.spiffe_id)),
+            Who::Local => denied("it is for the admin socket only"),
+        }
+    }
+
+    async fn agent(&self, peer: &PeerIdentity) -> Result<(Caller, Option<Key>), Status> {
+        let authenticated = self
+            .0
+            .nodes
+            .authenticate(&peer.spiffe_id, &peer.serial, peer.not_after)
+            .await;
+        let (attested, record) = authenticated.map_err(|error| status::authenticate(error, peer.spiffe_id.as_str()))?;
+        Ok((
+            Caller::Agent(Box::new(Agent { attested, record })),
+            Some(Key::Node(peer.spiffe_id.clone())),
+        ))
+    }
+
+    /// Whether an entry of the peer's ID that has not ended says so. Entries are ours, and so must the peer be; the connection may have outlived its SVID.
+    fn has_entry(&self, peer: &PeerIdentity, says: impl Fn(&crate::registry::Entry) -> bool) -> bool {
+        let now = self.0.clock.unix();
+        if !peer.spiffe_id.is_in(&self.0.trust_domain) || peer.not_after <= now {
+            return false;
+        }
+        let filter = Filter {
+            spiffe_id: Some(peer.spiffe_id.clone()),
+            ..Filter::default()
+        };
+        let (entries, _) = self.0.registry.list(&filter, None, MAX_ENTRIES);
+        entries.iter().any(|entry| says(entry) && !entry.is_expired(now))
+    }
+}
+
+fn peer(extensions: &Extensions) -> Option<Peer<'_>> {
+    let remote = extensions.get::<ConnectInfo>().map(Peer::Remote);
+    remote.or_else(|| extensions.get::<UdsConnectInfo>().map(Peer::Local))
+}
+
+impl<S> Layer<S> for Gate {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated {
+            gate: self.clone(),
+            inner,
+        }
+    }
+}
+
+/// A service behind the gate.
+#[derive(Clone)]
+pub struct Gated<S> {
+    gate: Gate,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Gated<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let gate = self.gate.clone();
+        // The one that is ready serves; the clone is for the next call.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        Box::pin(async move {
+            let call = gate
+                .0
+                .metrics
+                .begin(method_label(&gate.0.table, request.uri().path()), gate.0.clock.clone());
+            let path = request.uri().path().to_owned();
+            match gate.admit(&path, request.extensions_mut()).await {
+                Ok(()) => {
+                    let response = inner.call(request).await?;
+                    Ok(Observed::wrap(response, call))
+                }
+                Err(status) => {
+                    tracing::debug!(method = path, code = ?status.code(), why = status.message(), "call refused");
+                    call.done(status.code());
+                    Ok(status.into_http())
+                }
+            }
+        })
+    }
+}
+
+/// The method's name for metrics; whatever has no line shares one.
+fn method_label(table: &HashMap<&'static str, Method>, path: &str) -> &'static str {
+    table
+        .get(path)
+        .map_or("unknown", |method| method.path.trim_start_matches('/'))
+}
