@@ -1,0 +1,383 @@
+//! The rooms put together: one running attestor.
+//!
+//! In: a [`Config`] and the time. Out: [`Running`], which serves workloads until it is told to stop. The binary and `mintmark dev` call it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use mintmark_identity::SpiffeId;
+use mintmark_runtime::clock::Clock;
+use mintmark_runtime::config::Listen;
+use mintmark_runtime::crypto::SealError;
+use mintmark_runtime::fs::{DirLock, FsError, LockError, ensure_dir};
+use mintmark_runtime::health::Health;
+use mintmark_runtime::http::{Serving, serve_http};
+use mintmark_runtime::metrics::Metrics;
+use mintmark_runtime::net::{Limits, ListenerStats, NetError, tcp_listener, unix_listener};
+use mintmark_runtime::task::{BlockingPool, Stop, Supervisor};
+
+use crate::config::{Config, InvalidConfig, JoinMethod};
+use crate::join::{BootstrapError, Certificate, Join, JoinError, Method, PopError, Settings, Trust};
+use crate::keep::{Cache, Keep, KeepLimits, Readiness, Sealer, Summary, register};
+use crate::link::{self, Link};
+use crate::peer::{self, PeerStats, Unix, UnixLimits};
+use crate::serve::{Serve, ServeLimits};
+
+/// The file of the sealed cache in `data_dir`.
+const CACHE: &str = "cache";
+/// Threads that read programs and ask the name service.
+const POOL_THREADS: usize = 2;
+/// What waits for them.
+const POOL_QUEUE: usize = 256;
+
+/// Starts attestors.
+pub struct Attestor;
+
+/// An attestor that runs. It ends when it is told to, or when this is dropped with the runtime.
+pub struct Running {
+    sockets: Vec<PathBuf>,
+    metrics_addr: Option<SocketAddr>,
+    health_addr: Option<SocketAddr>,
+    supervisor: Supervisor,
+    keep: Keep,
+    link: Link,
+    sealed_by: Option<String>,
+    metrics: Metrics,
+    _lock: DirLock,
+}
+
+/// How an attestor is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The node, once it has an SVID.
+    pub node: Option<SpiffeId>,
+    /// How the link to the server is.
+    pub link: String,
+    /// Whether the server has said in this run what applies to this node.
+    pub in_step: bool,
+    /// Identities that apply to this node.
+    pub identities: usize,
+    /// Streams of workloads that are open.
+    pub workloads: usize,
+    /// X.509-SVIDs held.
+    pub svids: usize,
+    /// X.509-SVIDs past the time at which they should have been renewed.
+    pub renewals_overdue: usize,
+    /// The least remaining life of an X.509-SVID that is held, seconds.
+    pub min_remaining: Option<i64>,
+    /// Which key seals what survives a restart; none when nothing does.
+    pub sealed_by: Option<String>,
+}
+
+/// Why an attestor did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// The data directory.
+    #[error("data_dir: {0}")]
+    DataDir(#[from] FsError),
+    /// Another attestor has the data directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The key that seals.
+    #[error("keep.key: {0}")]
+    Key(#[from] SealError),
+    /// The trust bundle.
+    #[error(transparent)]
+    Trust(#[from] BootstrapError),
+    /// The certificate to join with.
+    #[error(transparent)]
+    Pop(#[from] PopError),
+    /// What an earlier run left.
+    #[error(transparent)]
+    Join(Box<JoinError>),
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] NetError),
+}
+
+impl From<JoinError> for StartError {
+    fn from(error: JoinError) -> Self {
+        Self::Join(Box::new(error))
+    }
+}
+
+impl Attestor {
+    /// Starts an attestor: it listens when this returns, joins and connects by itself, and serves as soon as it knows what applies. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the configuration, the data directory or a listener cannot be used. A server that cannot be reached is no error.
+    pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+        Self::start_under(config, clock, Supervisor::embedded()).await
+    }
+
+    /// As [`Attestor::start`], with tasks under `supervisor`.
+    ///
+    /// # Errors
+    /// As [`Attestor::start`].
+    pub async fn start_under(config: Config, clock: Clock, supervisor: Supervisor) -> Result<Running, StartError> {
+        for warning in config.check()? {
+            tracing::warn!("{warning}");
+        }
+        mintmark_runtime::crypto::install();
+        ensure_dir(&config.data_dir, 0o700)?;
+        let lock = DirLock::acquire(&config.data_dir)?;
+        let metrics = Metrics::new("mintmark_attestor");
+        let sealer = config
+            .keep
+            .sealed
+            .then(|| Sealer::from_file(&config.keep.key))
+            .transpose()?;
+        let sealed_by = sealer.as_ref().map(|sealer| sealer.name().to_owned());
+        let cache = sealer
+            .clone()
+            .map(|sealer| Cache::new(config.data_dir.join(CACHE), sealer));
+
+        let join = Join::new(settings(&config, sealer)?, clock.clone())?;
+        let link = Link::new(join.clone(), clock.clone(), &metrics);
+        let limits = KeepLimits {
+            prefetch: config.keep.prefetch,
+            jwt_cache: config.keep.jwt_cache,
+        };
+        let trust_domain = config
+            .trust_domain
+            .clone()
+            .expect("a checked configuration has a trust domain");
+        let keep = Keep::new(trust_domain, clock.clone(), Arc::new(link.clone()), limits);
+        register(&keep, &metrics);
+        if let (Some(cache), Some(node)) = (&cache, join.node()) {
+            restore(&keep, cache, &node.id);
+        }
+
+        let shutdown = supervisor.token();
+        let serve_limits = ServeLimits {
+            streams: config.limits.streams,
+            streams_per_user: config.limits.streams_per_user,
+        };
+        let pool = BlockingPool::new("attest", POOL_THREADS, POOL_QUEUE);
+        let unix = Unix::new(
+            UnixLimits {
+                program_bytes: config.attest.program_size.0,
+            },
+            pool,
+            clock.clone(),
+        );
+        let serve = Serve::new(
+            keep.clone(),
+            unix,
+            serve_limits,
+            clock.clone(),
+            &metrics,
+            shutdown.clone(),
+        );
+        let (connections, sockets) = listen(&config, &metrics, &clock)?;
+        let health = health(&keep, &link);
+        let http = |listen: Listen, router| http(listen, router, &clock, &supervisor);
+        let metrics_addr = http(config.listen.metrics, metrics.router())?;
+        let health_addr = http(config.listen.health, health.router())?;
+
+        supervisor.spawn_critical("serve", async move {
+            if let Err(error) = serve.run(connections).await {
+                tracing::error!(%error, "the Workload API ended");
+            }
+        });
+        supervisor.spawn_critical("renewal", keep.clone().run(shutdown.clone()));
+        supervisor.spawn_critical("session", link::run(link.clone(), keep.clone(), supervisor.clone()));
+        if let Some(cache) = cache {
+            let node = link.clone();
+            supervisor.spawn_critical("cache", keep.clone().run_cache(cache, move || node.node(), shutdown));
+        }
+        for socket in &sockets {
+            tracing::info!(socket = %socket.display(), "serving the Workload API");
+        }
+        Ok(Running {
+            sockets,
+            metrics_addr,
+            health_addr,
+            supervisor,
+            keep,
+            link,
+            sealed_by,
+            metrics,
+            _lock: lock,
+        })
+    }
+}
+
+impl Running {
+    /// Where the Workload API listens.
+    pub fn workload_sockets(&self) -> &[PathBuf] {
+        &self.sockets
+    }
+
+    /// Where `/metrics` listens.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
+    }
+
+    /// Where `/live` and `/ready` listen.
+    pub fn health_addr(&self) -> Option<SocketAddr> {
+        self.health_addr
+    }
+
+    /// The attestor's metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Status {
+        let Summary {
+            identities,
+            workloads,
+            x509_svids,
+            renewals_overdue,
+            min_remaining,
+            ..
+        } = self.keep.summary();
+        Status {
+            node: self.link.node(),
+            link: self.link.state().borrow().to_string(),
+            in_step: *self.keep.readiness().borrow() == Readiness::InStep,
+            identities,
+            workloads,
+            svids: x509_svids,
+            renewals_overdue,
+            min_remaining,
+            sealed_by: self.sealed_by.clone(),
+        }
+    }
+
+    /// Waits until the server has said what applies to this node. Cancel safe.
+    pub async fn in_step(&self) {
+        let mut readiness = self.keep.readiness();
+        // It cannot end before `self` does.
+        let _ = readiness.wait_for(|readiness| *readiness == Readiness::InStep).await;
+    }
+
+    /// Waits until it stops, and says why. Cancel safe.
+    pub async fn stopped(&self) -> Stop {
+        self.supervisor.stopped().await
+    }
+
+    /// Stops it within `grace`: streams of workloads end, and the socket files are removed.
+    pub async fn shutdown(self, grace: Duration) {
+        self.supervisor.shutdown(grace).await;
+    }
+}
+
+fn settings(config: &Config, sealer: Option<Sealer>) -> Result<Settings, StartError> {
+    let trust_domain = config
+        .trust_domain
+        .clone()
+        .expect("a checked configuration has a trust domain");
+    let trust = match (config.trust_bundle.as_os_str().is_empty(), config.insecure_bootstrap) {
+        (false, _) => Trust::from_file(&config.trust_bundle, &trust_domain)?,
+        (true, true) => Trust::FirstUse,
+        (true, false) => Trust::Nobody,
+    };
+    let join = &config.join;
+    let method = match join.method {
+        JoinMethod::X509pop => {
+            let intermediates = Some(&*join.intermediates).filter(|path| !path.as_os_str().is_empty());
+            Method::X509pop(Certificate::load(&join.certificate, intermediates, &join.key)?)
+        }
+        // The check has refused the third.
+        JoinMethod::JoinToken | JoinMethod::K8sPsat => Method::JoinToken(join.token.expose().to_owned().into()),
+    };
+    Ok(Settings {
+        trust_domain,
+        server: config.server.clone(),
+        trust,
+        method,
+        data_dir: config.data_dir.clone(),
+        sealer,
+    })
+}
+
+/// Takes up what an earlier run held. What cannot be used is left aside: it is only a cache.
+fn restore(keep: &Keep, cache: &Cache, node: &SpiffeId) {
+    keep.set_node(node);
+    match keep.load(cache, node) {
+        Ok(Some(svids)) => tracing::info!(
+            svids,
+            "holding what an earlier run left, until the server says otherwise"
+        ),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "what an earlier run left is not used"),
+    }
+}
+
+type Connections = BoxStream<'static, std::io::Result<peer::Peered>>;
+
+fn listen(config: &Config, metrics: &Metrics, clock: &Clock) -> Result<(Connections, Vec<PathBuf>), StartError> {
+    let limits = Limits {
+        connections: config.limits.connections,
+        per_source: None,
+    };
+    let (listener, peers) = (ListenerStats::default(), PeerStats::default());
+    listener.register(metrics, "workload");
+    peers.register(metrics);
+    let mut sockets = Vec::new();
+    let mut accepted = Vec::new();
+    for path in config.listen.workload.as_slice() {
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            ensure_dir(dir, 0o755)?;
+        }
+        // Any local process may connect: what it gets depends on what it is.
+        let socket = unix_listener(path, 0o777, None)?;
+        sockets.push(path.clone());
+        accepted.push(socket.incoming(limits, listener.clone(), clock.clone()).boxed());
+    }
+    let accepted: BoxStream<'static, _> = match accepted.is_empty() {
+        true => stream::pending().boxed(),
+        false => stream::select_all(accepted).boxed(),
+    };
+    Ok((
+        peer::incoming(accepted, config.limits.connections_per_user, peers).boxed(),
+        sockets,
+    ))
+}
+
+fn health(keep: &Keep, link: &Link) -> Health {
+    let health = Health::new();
+    let (readiness, state) = (keep.readiness(), link.state());
+    health.readiness_fn("identities", move || match *readiness.borrow() {
+        Readiness::Fresh => Err(format!(
+            "nothing is known of this node's identities yet; the link is {}",
+            *state.borrow()
+        )),
+        Readiness::Cached | Readiness::InStep => Ok(()),
+    });
+    let keep = keep.clone();
+    health.readiness_fn("svids", move || {
+        let summary = keep.summary();
+        match summary.min_remaining {
+            None if summary.missing > 0 => Err(format!("{} X.509-SVIDs are wanted and none is there", summary.missing)),
+            _ => Ok(()),
+        }
+    });
+    health
+}
+
+fn http(
+    listen: Listen,
+    router: axum::Router,
+    clock: &Clock,
+    supervisor: &Supervisor,
+) -> Result<Option<SocketAddr>, StartError> {
+    let Some(addr) = listen.addr() else { return Ok(None) };
+    let listener = tcp_listener(addr)?;
+    let bound = listener.local_addr().map_err(|source| NetError::Tcp { addr, source })?;
+    supervisor.spawn_critical(
+        "http",
+        serve_http(listener, router, Serving::new(clock.clone(), supervisor.token())),
+    );
+    Ok(Some(bound))
+}

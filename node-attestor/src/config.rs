@@ -1,0 +1,413 @@
+//! What the operator wants: the configuration of `mintmark-attestor`.
+//!
+//! In: one TOML file and the environment, by [`mintmark_runtime::config`]. Out: a [`Config`], checked. `attestor` and the binary call it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use mintmark_identity::TrustDomain;
+use mintmark_runtime::config::{ByteSize, ConfigError, Listen, Loaded, OneOrMany};
+use mintmark_runtime::crypto::SecretString;
+use mintmark_runtime::net::MAX_UNIX_PATH;
+use mintmark_runtime::telemetry::LogConfig;
+use serde::Deserialize;
+
+/// The configuration. Everything has a default except the trust domain, the server and how to join.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The trust domain that this node is of.
+    pub trust_domain: Option<TrustDomain>,
+    /// Where the node's own SVID, its key and the bundle are held.
+    pub data_dir: PathBuf,
+    /// The server, `host:port`.
+    pub server: String,
+    /// A file with the bundle by which the server is recognised at the first contact: PEM certificates, or a SPIFFE bundle in JSON.
+    pub trust_bundle: PathBuf,
+    /// Believe whoever answers first as the server.
+    pub insecure_bootstrap: bool,
+    /// Where it listens.
+    pub listen: ListenSection,
+    /// How the node proves what it is.
+    pub join: JoinSection,
+    /// What is held, and what survives a restart.
+    pub keep: KeepSection,
+    /// How workloads are attested.
+    pub attest: AttestSection,
+    /// What callers may take up.
+    pub limits: LimitsSection,
+    /// The log.
+    pub log: LogConfig,
+}
+
+/// `[listen]`: an empty string switches a listener off.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenSection {
+    /// The Workload API's sockets, one or a list. Any local process may connect; each is attested.
+    pub workload: OneOrMany<PathBuf>,
+    /// `/metrics`.
+    pub metrics: Listen,
+    /// `/live` and `/ready`.
+    pub health: Listen,
+}
+
+/// `[join]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JoinSection {
+    /// Which way.
+    pub method: JoinMethod,
+    /// `join_token`: the token. It is good once; the node's SVID is held in `data_dir` after that.
+    pub token: SecretString,
+    /// `x509pop`: a PEM file with the node's certificate, its intermediates behind it.
+    pub certificate: PathBuf,
+    /// `x509pop`: a PEM file with the intermediates, where they are not in `certificate`.
+    pub intermediates: PathBuf,
+    /// `x509pop`: a PEM file with the certificate's key.
+    pub key: PathBuf,
+}
+
+/// How a node proves what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinMethod {
+    /// By a token that is good once.
+    #[default]
+    JoinToken,
+    /// By a certificate and the possession of its key.
+    X509pop,
+    /// By the pod's projected service account token; comes later.
+    K8sPsat,
+}
+
+/// `[keep]`.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeepSection {
+    /// Hold identities, SVIDs and keys in `data_dir`, encrypted, so that a restart while the server cannot be reached serves them.
+    pub sealed: bool,
+    /// The file with the key that encrypts them, 32 bytes, outside of `data_dir`; made when it is missing.
+    pub key: PathBuf,
+    /// So many X.509-SVIDs are held ready before anybody asks for them; further ones are made when they are asked for.
+    pub prefetch: usize,
+    /// So many JWT-SVIDs are remembered.
+    pub jwt_cache: usize,
+}
+
+/// `[attest]`.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AttestSection {
+    /// Larger programs have no `unix:sha256` selector.
+    pub program_size: ByteSize,
+}
+
+/// `[limits]`.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsSection {
+    /// Connections to the Workload API at once.
+    pub connections: usize,
+    /// Connections to the Workload API at once of one user.
+    pub connections_per_user: usize,
+    /// Calls and streams at once.
+    pub streams: usize,
+    /// Calls and streams at once of one user.
+    pub streams_per_user: usize,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidConfig {
+    /// It cannot be read.
+    #[error(transparent)]
+    Load(#[from] ConfigError),
+    /// Keys have values that do not go, alone or together; each problem is one line.
+    #[error("{}", .0.join("\n"))]
+    Values(Vec<String>),
+}
+
+impl Config {
+    /// Reads the configuration: `file` (none: only defaults), over it the environment; and checks it.
+    ///
+    /// # Errors
+    /// When it cannot be read, has unknown keys, or values that do not go.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Loaded<Self>, InvalidConfig> {
+        let mut loaded = mintmark_runtime::config::load::<Self>(file, env)?;
+        loaded.warnings.extend(loaded.value.check()?);
+        Ok(loaded)
+    }
+
+    /// The configuration of a node of `trust_domain` that joins `server` and serves workloads on one socket, and listens nowhere else.
+    pub fn quiet(trust_domain: TrustDomain, data_dir: PathBuf, server: String, workload: PathBuf) -> Self {
+        let off = Listen::off();
+        Self {
+            trust_domain: Some(trust_domain),
+            data_dir,
+            server,
+            listen: ListenSection {
+                workload: vec![workload].into(),
+                metrics: off,
+                health: off,
+            },
+            ..Self::default()
+        }
+    }
+
+    /// What speaks against this configuration: errors, with which it cannot be used, as an error; else warnings.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn check(&self) -> Result<Vec<String>, InvalidConfig> {
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        let mut refuse = |refused: bool, why: &str| {
+            if refused {
+                errors.push(why.to_owned());
+            }
+        };
+        let is_empty = |path: &Path| path.as_os_str().is_empty();
+        refuse(
+            self.trust_domain.is_none(),
+            "trust_domain is not set: the trust domain of the server, such as \"example.org\"",
+        );
+        refuse(
+            self.server.is_empty(),
+            "server is not set: the server's host and port, such as \"mintmark-server:8081\"",
+        );
+        refuse(is_empty(&self.data_dir), "data_dir is empty");
+        let has_port = self
+            .server
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        refuse(
+            !self.server.is_empty() && !has_port,
+            &format!(
+                "server: {:?} is not a host and port, such as \"mintmark-server:8081\"",
+                self.server
+            ),
+        );
+        match self.join.method {
+            // A node that joined before needs no token, so that a missing one is found out when it is needed.
+            JoinMethod::JoinToken => {}
+            JoinMethod::X509pop => {
+                refuse(
+                    is_empty(&self.join.certificate),
+                    "join.certificate is not set, which join.method = \"x509pop\" needs",
+                );
+                refuse(
+                    is_empty(&self.join.key),
+                    "join.key is not set, which join.method = \"x509pop\" needs",
+                );
+            }
+            JoinMethod::K8sPsat => refuse(
+                true,
+                "join.method = \"k8s_psat\" comes with Kubernetes in a later release; use \"join_token\" or \"x509pop\"",
+            ),
+        }
+        for path in self.listen.workload.as_slice() {
+            let length = path.as_os_str().len();
+            refuse(
+                length > MAX_UNIX_PATH,
+                &format!(
+                    "listen.workload: socket path {} has {length} bytes, and at most {MAX_UNIX_PATH} are possible",
+                    path.display()
+                ),
+            );
+        }
+        refuse(
+            self.keep.sealed && self.keep.key.starts_with(&self.data_dir),
+            "keep.key is in data_dir: whoever copies that directory would have the key with what it seals",
+        );
+        refuse(
+            self.keep.sealed && is_empty(&self.keep.key),
+            "keep.key is empty, and keep.sealed needs it",
+        );
+        for (name, value) in [
+            ("limits.connections", self.limits.connections),
+            ("limits.connections_per_user", self.limits.connections_per_user),
+            ("limits.streams", self.limits.streams),
+            ("limits.streams_per_user", self.limits.streams_per_user),
+        ] {
+            refuse(value == 0, &format!("{name} is 0, with which nobody is served"));
+        }
+        if self.insecure_bootstrap {
+            warnings.push("insecure_bootstrap: whoever answers the first call is believed to be the server".into());
+        }
+        if self.insecure_bootstrap && !is_empty(&self.trust_bundle) {
+            warnings.push("insecure_bootstrap does nothing, as trust_bundle is set".into());
+        }
+        if self.listen.workload.as_slice().is_empty() {
+            warnings.push("listen.workload is empty: no workload is served".into());
+        }
+        match errors.is_empty() {
+            true => Ok(warnings),
+            false => Err(InvalidConfig::Values(errors)),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            trust_domain: None,
+            data_dir: "/var/lib/mintmark/attestor".into(),
+            server: String::new(),
+            trust_bundle: PathBuf::new(),
+            insecure_bootstrap: false,
+            listen: ListenSection::default(),
+            join: JoinSection::default(),
+            keep: KeepSection::default(),
+            attest: AttestSection::default(),
+            limits: LimitsSection::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for ListenSection {
+    fn default() -> Self {
+        Self {
+            workload: vec!["/run/mintmark/agent/api.sock".into()].into(),
+            metrics: Listen::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 9092))),
+            health: Listen::new(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8083))),
+        }
+    }
+}
+
+impl Default for KeepSection {
+    fn default() -> Self {
+        Self {
+            sealed: false,
+            key: "/etc/mintmark/attestor.kek".into(),
+            prefetch: 1000,
+            jwt_cache: 1000,
+        }
+    }
+}
+
+impl Default for AttestSection {
+    fn default() -> Self {
+        Self {
+            program_size: ByteSize(512 << 20),
+        }
+    }
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            connections_per_user: 2048,
+            streams: 16_384,
+            streams_per_user: 8192,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, env: &[(&str, &str)]) -> Result<Loaded<Config>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("attestor.toml");
+        mintmark_runtime::fs::write_new(&path, text.as_bytes(), 0o600).unwrap();
+        let env = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(Some(&path), env).map_err(|error| error.to_string())
+    }
+
+    /// The configuration of INTERFACES.md.
+    const EVERY_KEY: &str = r#"
+        trust_domain = "example.org"
+        data_dir = "/d"
+        server = "mintmark-server:8081"
+        trust_bundle = "/etc/mintmark/bundle.pem"
+        [listen]
+        workload = "/run/a.sock"
+        metrics = "127.0.0.1:1"
+        health = "0.0.0.0:2"
+        [join]
+        method = "join_token"
+        token = "secret"
+    "#;
+
+    #[test]
+    fn every_documented_key_is_accepted_and_means_what_it_says() {
+        let Loaded { value, warnings } = load(EVERY_KEY, &[]).unwrap();
+        assert_eq!(value.trust_domain.as_ref().unwrap().as_str(), "example.org");
+        assert_eq!(
+            (value.server.as_str(), value.trust_bundle.to_str()),
+            ("mintmark-server:8081", Some("/etc/mintmark/bundle.pem"))
+        );
+        assert_eq!(value.listen.workload.as_slice(), [Path::new("/run/a.sock")]);
+        assert_eq!(
+            (value.listen.metrics.to_string(), value.listen.health.to_string()),
+            ("127.0.0.1:1".into(), "0.0.0.0:2".into())
+        );
+        assert_eq!(
+            (value.join.method, value.join.token.expose()),
+            (JoinMethod::JoinToken, "secret")
+        );
+        assert_eq!(warnings, [""; 0]);
+        assert!(!format!("{value:?}").contains("secret"));
+    }
+
+    #[test]
+    fn trust_domain_and_server_are_all_that_is_needed() {
+        let env = [
+            ("MINTMARK_CONFIG_TRUST_DOMAIN", "example.org"),
+            ("MINTMARK_CONFIG_SERVER", "s:1"),
+        ];
+        let value = load("", &env).unwrap().value;
+        assert_eq!(
+            value.listen.workload.as_slice(),
+            [Path::new("/run/mintmark/agent/api.sock")]
+        );
+        let env = [env[0], env[1], ("MINTMARK_CONFIG_LISTEN__WORKLOAD", "/a,/b")];
+        assert_eq!(load("", &env).unwrap().value.listen.workload.as_slice().len(), 2);
+    }
+
+    #[test]
+    fn what_does_not_go_is_named_with_its_remedy() {
+        let base = "trust_domain = \"a.test\"\nserver = \"s:1\"\n";
+        let long = format!("[listen]\nworkload = \"/{}\"", "x".repeat(110));
+        for (text, expected) in [
+            ("", "trust_domain is not set"),
+            ("trust_domain = \"a.test\"", "server is not set"),
+            (
+                "trust_domain = \"a.test\"\nserver = \"s\"",
+                "\"s\" is not a host and port",
+            ),
+            (
+                "trust_domain = \"a.test\"\nserver = \"s:99999\"",
+                "is not a host and port",
+            ),
+            ("[join]\nmethod = \"x509pop\"", "join.certificate is not set"),
+            ("[join]\nmethod = \"k8s_psat\"", "later release"),
+            ("[join]\nmethod = \"magic\"", "join.method"),
+            (&long, "111 bytes"),
+            (
+                "data_dir = \"/d\"\n[keep]\nsealed = true\nkey = \"/d/kek\"",
+                "keep.key is in data_dir",
+            ),
+            ("[limits]\nstreams = 0", "limits.streams is 0"),
+            ("[keep]\nseeled = true", "did you mean \"keep.sealed\"?"),
+        ] {
+            let whole = if text.is_empty() || text.starts_with("trust_domain") {
+                text.to_owned()
+            } else {
+                format!("{base}{text}")
+            };
+            let error = load(&whole, &[]).unwrap_err();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+        let warnings = load(&format!("{base}insecure_bootstrap = true"), &[]).unwrap().warnings;
+        assert!(warnings[0].contains("insecure_bootstrap"), "{warnings:?}");
+    }
+}

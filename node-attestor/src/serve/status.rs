@@ -1,0 +1,91 @@
+//! What a caller is told when it gets nothing.
+
+use mintmark_identity::svid::TokenError;
+use tonic::{Code, Status};
+
+use crate::keep::{UpstreamError, View};
+use crate::peer::{Attested, PeerError, Process};
+
+/// No more selectors than this are shown.
+const SHOWN: usize = 24;
+
+/// The server has not said yet what applies to this node.
+pub(super) fn starting() -> Status {
+    Status::unavailable(
+        "this node is not in step with the server yet; try again (the attestor's /ready and log say what it waits for)",
+    )
+}
+
+/// The attestor is stopping.
+pub(super) fn stopping() -> Status {
+    Status::unavailable("the attestor is stopping; connect again")
+}
+
+/// No identity is the caller's.
+pub(super) fn no_identity(process: &Process, attested: &Attested) -> Status {
+    let mut shown: Vec<_> = attested.selectors.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = attested.selectors.len().saturating_sub(SHOWN);
+    if more > 0 {
+        shown.push(format!("and {more} more"));
+    }
+    let mut text = format!(
+        "no identity issued: no registration entry of this node matches the caller, process {} with selectors {}",
+        process.pid(),
+        shown.join(", ")
+    );
+    if !attested.missing.is_empty() {
+        text.push_str(&format!(" (could not be found out: {})", attested.missing.join(", ")));
+    }
+    text.push_str(
+        "; ask your platform administrator for an entry whose selectors are all among these (`mintmark entry create`)",
+    );
+    Status::permission_denied(text)
+}
+
+/// The caller has identities, but not the one that it asks for.
+pub(super) fn not_that_one(wanted: &str, view: &View) -> Status {
+    let ids: Vec<_> = view
+        .identities
+        .iter()
+        .take(SHOWN)
+        .map(|seen| seen.identity.spiffe_id.as_str())
+        .collect();
+    Status::permission_denied(format!("the caller may not be {wanted}; it may be {}", ids.join(", ")))
+}
+
+/// The caller has identities, and no SVID of any is there.
+pub(super) fn not_signed(problem: Option<&str>) -> Status {
+    let why = problem.unwrap_or("it has not been signed yet");
+    Status::unavailable(format!("the caller's SVID is not there: {why}; try again"))
+}
+
+/// The caller cannot be attested.
+pub(super) fn peer(error: &PeerError) -> Status {
+    let code = match error {
+        PeerError::Ended(_) | PeerError::Changed { .. } | PeerError::OutsideNamespace(_) => Code::PermissionDenied,
+        PeerError::Io { .. } | PeerError::Status { .. } => Code::Unavailable,
+    };
+    Status::new(code, format!("workload attestation failed: {error}"))
+}
+
+/// The server did not give what was asked for.
+pub(super) fn upstream(what: &str, error: &UpstreamError) -> Status {
+    let code = match error {
+        // What the caller asked for cannot be had.
+        UpstreamError::Refused {
+            code: Code::InvalidArgument,
+            ..
+        } => Code::InvalidArgument,
+        UpstreamError::Refused {
+            code: Code::PermissionDenied,
+            ..
+        } => Code::PermissionDenied,
+        _ => Code::Unavailable,
+    };
+    Status::new(code, format!("{what}: {error}"))
+}
+
+/// The token is not valid.
+pub(super) fn token(error: &TokenError) -> Status {
+    Status::invalid_argument(error.to_string())
+}

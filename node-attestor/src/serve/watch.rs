@@ -1,0 +1,160 @@
+//! Streams that are told of changes.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::stream;
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::codegen::BoxStream;
+
+use super::caller::Caller;
+use super::limits::Place;
+use super::status;
+use super::workload::Workloads;
+use crate::keep::{Demand, Kind, View, Workload};
+use crate::peer::Process;
+
+/// How long the first answer waits for SVIDs that are on their way.
+pub(super) const FIRST: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What a stream makes of what its caller sees.
+pub(super) trait Answer: Send + 'static {
+    /// The message.
+    type Message: Send + 'static;
+
+    /// For metrics.
+    const METHOD: &'static str;
+
+    /// The SVIDs that the stream wants to have.
+    const KIND: Option<Kind>;
+
+    /// The answer to what is seen now.
+    fn answer(&mut self, view: &View) -> Result<Made<Self::Message>, Status>;
+
+    /// The entries whose SVIDs are wanted.
+    fn wanted(&self, view: &View) -> Vec<Arc<str>> {
+        view.identities
+            .iter()
+            .map(|seen| Arc::clone(&seen.identity.id))
+            .collect()
+    }
+}
+
+/// An answer.
+pub(super) struct Made<M> {
+    /// Differs when anything of the message does.
+    pub(super) print: Vec<u64>,
+    /// Whether everything that the caller is to have is in it.
+    pub(super) is_whole: bool,
+    /// Whether nothing is in it yet, and nothing has failed.
+    pub(super) is_pending: bool,
+    /// The message; made only when the print is new. Why there is none, when there is nothing to send.
+    pub(super) message: Box<dyn FnOnce() -> Result<M, Status> + Send>,
+}
+
+struct State<A> {
+    workloads: Workloads,
+    caller: Caller,
+    answer: A,
+    changes: watch::Receiver<u64>,
+    demand: Option<Demand>,
+    sent: Option<Vec<u64>>,
+    opened: Instant,
+    over: bool,
+    _place: Place,
+    _workload: Workload,
+}
+
+/// A stream of whole states: the first one as soon as there is one, later ones when something in them has changed. It ends when the caller's process ends, has no identity any more, or the
+/// attestor stops.
+pub(super) fn watched<A: Answer>(
+    workloads: Workloads,
+    caller: Caller,
+    answer: A,
+    place: Place,
+) -> BoxStream<A::Message> {
+    let mut changes = workloads.keep.changes();
+    changes.mark_changed();
+    let state = State {
+        demand: A::KIND.map(|kind| workloads.keep.demand(kind)),
+        opened: workloads.clock.instant(),
+        _workload: workloads.keep.workload(),
+        workloads,
+        caller,
+        answer,
+        changes,
+        sent: None,
+        over: false,
+        _place: place,
+    };
+    Box::pin(stream::unfold(state, |mut state| async move {
+        if state.over {
+            return None;
+        }
+        let next = state.next().await;
+        match &next {
+            Ok(_) => state.workloads.metrics.answered(A::METHOD),
+            Err(status) => {
+                state.over = true;
+                state.workloads.metrics.ended(A::METHOD, Err(status));
+            }
+        }
+        Some((next, state))
+    }))
+}
+
+impl<A: Answer> State<A> {
+    async fn next(&mut self) -> Result<A::Message, Status> {
+        loop {
+            self.wait().await?;
+            let view = self.caller.look(&self.workloads).await?;
+            if let Some(demand) = &mut self.demand {
+                demand.set(self.answer.wanted(&view));
+            }
+            let made = self.answer.answer(&view)?;
+            let late = self.workloads.clock.instant() >= self.opened + FIRST;
+            let can_wait = match &self.sent {
+                None => !made.is_whole && !late,
+                Some(sent) => made.is_pending || *sent == made.print,
+            };
+            if can_wait {
+                continue;
+            }
+            let message = (made.message)()?;
+            // The last look before the answer leaves.
+            self.caller
+                .process
+                .check_alive()
+                .map_err(|error| status::peer(&error))?;
+            self.sent = Some(made.print);
+            return Ok(message);
+        }
+    }
+
+    /// Waits for the next reason to look.
+    async fn wait(&mut self) -> Result<(), Status> {
+        let clock = &self.workloads.clock;
+        let first = async {
+            match self.sent {
+                None => clock.sleep_until(self.opened + FIRST).await,
+                Some(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.workloads.shutdown.cancelled() => Err(status::stopping()),
+            () = ended(&self.caller.process) => {
+                let ended = self.caller.process.check_alive();
+                Err(ended.map_or_else(|error| status::peer(&error), |()| status::stopping()))
+            }
+            changed = self.changes.changed() => changed.map_err(|_| status::stopping()),
+            () = first => Ok(()),
+        }
+    }
+}
+
+fn ended(process: &Process) -> impl Future<Output = ()> + '_ {
+    process.ended()
+}
