@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::Rooms;
 use super::status::{self, internal, invalid, malformed};
-use crate::ledger::{LeafBytes, LedgerError, Reader};
+use crate::ledger::{LeafBytes, Ledger, LedgerError};
 
 /// One call shows at most so many leaves.
 const MAX_LEAVES: u64 = 1_000;
@@ -28,51 +28,73 @@ pub(super) struct AdminService {
 #[tonic::async_trait]
 impl admin_server::Admin for AdminService {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        Ok(Response::new(status_report::report(&self.rooms)))
+        let rooms = self.rooms.clone();
+        let report = self.rooms.reads.run(move || status_report::report(&rooms)).await;
+        Ok(Response::new(
+            report.map_err(|error| internal("failed to look at the server", error))?,
+        ))
     }
 
     async fn show_leaves(&self, request: Request<ShowLeavesRequest>) -> Result<Response<ShowLeavesResponse>, Status> {
         use show_leaves_request::Which;
-        let what = "failed to read the ledger";
-        let (first, leaves) = match request.into_inner().which {
-            Some(Which::Serial(serial)) => self.one(what, self.index_of(&serial)?).await?,
-            Some(Which::Index(index)) => self.one(what, index).await?,
-            Some(Which::Last(count)) => {
-                let count = u64::from(count).min(MAX_LEAVES);
-                self.read(what, move |reader| reader.last(count)).await?
-            }
-            None => {
-                return Err(invalid(
-                    "which leaves? name a serial, an index, or how many of the last",
-                ));
-            }
+        let which = request.into_inner().which;
+        let which = which.ok_or_else(|| invalid("which leaves? name a serial, an index, or how many of the last"))?;
+        let serial = match &which {
+            Which::Serial(serial) => Some(serial_of(serial)?),
+            Which::Index(_) | Which::Last(_) => None,
         };
-        let mut leaves: Vec<_> = (first..)
-            .zip(leaves)
-            .map(|(index, leaf)| leaf_message(index, &leaf))
-            .collect();
-        leaves.reverse();
-        Ok(Response::new(ShowLeavesResponse { leaves }))
+        let leaves = self.read("failed to read the ledger", move |ledger| {
+            let reader = ledger.reader();
+            match (which, serial) {
+                (Which::Serial(_), Some(serial)) => Ok(vec![leaf_message(serial.index(), &ledger.find(&serial)?.0)]),
+                (Which::Index(index), _) => Ok(vec![leaf_message(index, &reader.leaf(index)?)]),
+                (Which::Last(count), _) => {
+                    let (first, leaves) = reader.last(u64::from(count).min(MAX_LEAVES))?;
+                    let mut leaves: Vec<_> = (first..)
+                        .zip(&leaves)
+                        .map(|(index, leaf)| leaf_message(index, leaf))
+                        .collect();
+                    leaves.reverse();
+                    Ok(leaves)
+                }
+                (Which::Serial(_), None) => Ok(Vec::new()),
+            }
+        });
+        Ok(Response::new(ShowLeavesResponse { leaves: leaves.await? }))
     }
 
     async fn prove_leaf(&self, request: Request<ProveLeafRequest>) -> Result<Response<ProveLeafResponse>, Status> {
-        let what = "failed to prove the leaf";
-        let index = match request.into_inner().which {
-            Some(prove_leaf_request::Which::Serial(serial)) => self.index_of(&serial)?,
-            Some(prove_leaf_request::Which::Index(index)) => index,
+        let serial = match request.into_inner().which {
+            Some(prove_leaf_request::Which::Serial(serial)) => Ok(serial_of(&serial)?),
+            Some(prove_leaf_request::Which::Index(index)) => Err(index),
             None => return Err(invalid("which leaf? name a serial or an index")),
         };
-        let (checkpoint, note) = self.rooms.ledger.checkpoint();
-        let size = checkpoint.size;
-        let read = move |reader: &Reader| Ok((reader.leaf(index)?, reader.prove(index, size)?));
-        let (leaf, proof) = self.read(what, read).await?;
-        Ok(Response::new(ProveLeafResponse {
-            index,
-            leaf: Bytes::copy_from_slice(&leaf),
-            tree_size: size,
-            proof: proof.iter().map(|hash| Bytes::copy_from_slice(hash)).collect(),
-            checkpoint: note,
-        }))
+        let proven = self.read("failed to prove the leaf", move |ledger| {
+            let older = serial
+                .as_ref()
+                .ok()
+                .map(Serial::log)
+                .filter(|log| *log != ledger.number());
+            let (index, leaf) = match serial {
+                Ok(serial) => (serial.index(), ledger.find(&serial)?.0),
+                Err(index) => (index, ledger.reader().leaf(index)?),
+            };
+            // A log that is no longer written has its last checkpoint in its directory.
+            let older = older.and_then(|log| ledger.reader_of(log));
+            let (reader, (checkpoint, note)) = match &older {
+                Some(reader) => (reader, reader.checkpoint()?),
+                None => (ledger.reader(), ledger.checkpoint()),
+            };
+            let proof = reader.prove(index, checkpoint.size)?;
+            Ok(ProveLeafResponse {
+                index,
+                leaf: Bytes::copy_from_slice(&leaf),
+                tree_size: checkpoint.size,
+                proof: proof.iter().map(|hash| Bytes::copy_from_slice(hash)).collect(),
+                checkpoint: note,
+            })
+        });
+        Ok(Response::new(proven.await?))
     }
 
     async fn prove_consistency(
@@ -89,8 +111,8 @@ impl admin_server::Admin for AdminService {
             )));
         }
         let proof = self
-            .read("failed to prove consistency", move |reader| {
-                reader.prove_consistency(from, to)
+            .read("failed to prove consistency", move |ledger| {
+                ledger.reader().prove_consistency(from, to)
             })
             .await?;
         let proof = proof.iter().map(|hash| Bytes::copy_from_slice(hash)).collect();
@@ -109,39 +131,25 @@ impl admin_server::Admin for AdminService {
 }
 
 impl AdminService {
-    /// The index in a serial of this log.
-    fn index_of(&self, serial: &[u8]) -> Result<u64, Status> {
-        let serial = Serial::from_bytes(serial).map_err(|error| malformed("not a serial of ours", error))?;
-        let number = self.rooms.ledger.number();
-        match serial.log() == number {
-            true => Ok(serial.index()),
-            false => Err(status::not_found(format!(
-                "serial {serial} is in log {}, and this server writes log {number}: look with `mintmark ledger verify --data`",
-                serial.log()
-            ))),
-        }
-    }
-
-    async fn one(&self, what: &str, index: u64) -> Result<(u64, Vec<LeafBytes>), Status> {
-        let leaf = self.read(what, move |reader| reader.leaf(index)).await?;
-        Ok((index, vec![leaf]))
-    }
-
     /// Reads the log where blocking is allowed.
     async fn read<T: Send + 'static>(
         &self,
         what: &str,
-        read: impl FnOnce(&Reader) -> Result<T, LedgerError> + Send + 'static,
+        read: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, Status> {
-        let reader = self.rooms.ledger.reader().clone();
+        let ledger = self.rooms.ledger.clone();
         let done = self
             .rooms
             .reads
-            .run(move || read(&reader))
+            .run(move || read(&ledger))
             .await
             .map_err(|error| internal(what, error))?;
         done.map_err(|error| status::ledger(what, error))
     }
+}
+
+fn serial_of(bytes: &[u8]) -> Result<Serial, Status> {
+    Serial::from_bytes(bytes).map_err(|error| malformed("not a serial of ours", error))
 }
 
 fn leaf_message(index: u64, leaf: &LeafBytes) -> LedgerLeaf {

@@ -10,6 +10,7 @@ const NEARLY_FULL_PERCENT: u64 = 20;
 /// An authority that should have been replaced by now: less than this share of its life is left.
 const OVERDUE_SHARE: i64 = 8;
 
+/// Looks at the filesystem, so it blocks.
 pub(super) fn report(rooms: &Rooms) -> StatusResponse {
     let now = rooms.clock.unix();
     let uptime = rooms.clock.instant().saturating_duration_since(rooms.started).as_secs();
@@ -78,16 +79,18 @@ fn nodes(rooms: &Rooms, now: i64) -> admin::Nodes {
 }
 
 fn ledger(rooms: &Rooms) -> admin::Ledger {
-    let ledger = &rooms.ledger;
-    let (checkpoint, _) = ledger.checkpoint();
-    let halted = ledger.stopped().or_else(|| rooms.issuer.halted().map(str::to_owned));
+    let state = rooms.ledger.state();
+    let halted = state
+        .halted
+        .map(|error| error.to_string())
+        .or_else(|| rooms.issuer.halted().map(str::to_owned));
     admin::Ledger {
-        log: ledger.number().into(),
-        size: ledger.reader().size(),
-        min_index: ledger.reader().minimum(),
-        bytes: ledger.used_bytes(),
-        free_bytes: ledger.free_bytes(),
-        checkpoint_size: checkpoint.size,
+        log: state.log.into(),
+        size: state.size,
+        min_index: state.minimum,
+        bytes: state.used_bytes,
+        free_bytes: state.free_bytes,
+        checkpoint_size: state.checkpoint_size,
         halted_reason: halted.unwrap_or_default(),
     }
 }
