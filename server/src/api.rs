@@ -18,6 +18,7 @@ mod debug;
 mod entry;
 mod gate;
 mod limits;
+mod link;
 mod localauthority;
 mod logger;
 pub mod methods;
@@ -33,6 +34,7 @@ use http::Request;
 use mintmark_identity::{TrustDomain, Ttl};
 use mintmark_proto::FILE_DESCRIPTOR_SET;
 use mintmark_proto::admin::admin_server::AdminServer;
+use mintmark_proto::attestor::attestor_server::AttestorServer;
 use mintmark_proto::spire::server::{
     agent::agent_server::AgentServer, bundle::bundle_server::BundleServer, debug::debug_server::DebugServer,
     entry::entry_server::EntryServer, localauthority::local_authority_server::LocalAuthorityServer,
@@ -155,7 +157,11 @@ impl Api {
     /// # Errors
     /// A method has no line in [`methods`].
     pub fn remote(&self) -> Result<Gated, Undeclared> {
-        self.serve(self.services())
+        let mut services = self.services();
+        let max = usize::try_from(self.limits.message_size.0).unwrap_or(usize::MAX);
+        let link = link::LinkService::new(self.rooms.clone());
+        services.add(AttestorServer::new(link).max_decoding_message_size(max));
+        self.serve(services)
     }
 
     /// The services for the admin socket.
