@@ -63,18 +63,21 @@ impl Bundle {
 
     /// The JWT-SVID keys alone as a plain JWK set, as the Workload API gives them (§7.2.2 there).
     pub fn jwt_jwks(&self) -> Result<String, BundleError> {
-        key_set(&self.jwt, |_| None)
+        key_set(&self.jwt, |jwk, _| jwk)
     }
 
-    /// The WIT-SVID keys alone as a plain JWK set, as the Workload API gives them.
+    /// The WIT-SVID keys alone as a JWK set, as the Workload API gives them. Each says its use, since a WIT-SVID is verified with no other key (WIT-SVID §6.1).
     pub fn wit_jwks(&self) -> Result<String, BundleError> {
-        key_set(&self.wit, |_| None)
+        key_set(&self.wit, |jwk, _| jwk.with_use(WIT_USE))
     }
 
     /// The JWT-SVID keys for OIDC consumers: each with `kid`, `use: sig` and its `alg` (ES256, ES384 or
     /// ES512 by curve, RS256 for RSA), which the SPIFFE form must not have.
     pub fn oidc_jwks(&self) -> Result<String, BundleError> {
-        key_set(&self.jwt, |key| key.default_alg())
+        key_set(&self.jwt, |jwk, key| match key.default_alg() {
+            Some(algorithm) => jwk.with_use("sig").with_algorithm(algorithm),
+            None => jwk,
+        })
     }
 }
 
@@ -179,10 +182,7 @@ impl Written {
     }
 }
 
-fn key_set(
-    authorities: &[JwtAuthority],
-    algorithm: impl Fn(&RawKey<'_>) -> Option<crate::JwsAlg>,
-) -> Result<String, BundleError> {
+fn key_set(authorities: &[JwtAuthority], finish: impl Fn(Jwk, &RawKey<'_>) -> Jwk) -> Result<String, BundleError> {
     let mut keys = Vec::with_capacity(authorities.len());
     for (index, authority) in authorities.iter().enumerate() {
         let problem = |source: crate::KeyError| BundleError::Jwk {
@@ -190,13 +190,8 @@ fn key_set(
             source: source.into(),
         };
         let raw = RawKey::parse(&authority.spki_der).map_err(problem)?;
-        let mut jwk = Jwk::from_spki(&authority.spki_der)
-            .map_err(problem)?
-            .with_key_id(&authority.key_id);
-        if let Some(algorithm) = algorithm(&raw) {
-            jwk = jwk.with_use("sig").with_algorithm(algorithm);
-        }
-        keys.push(jwk);
+        let jwk = Jwk::from_spki(&authority.spki_der).map_err(problem)?;
+        keys.push(finish(jwk.with_key_id(&authority.key_id), &raw));
     }
     Ok(serde_json::to_string(&Written {
         keys,

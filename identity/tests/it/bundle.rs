@@ -100,7 +100,11 @@ fn the_oidc_form_is_another_document() {
             .iter()
             .all(|key| key.get("use").is_none())
     );
-    assert_eq!(value(&bundle.wit_jwks().unwrap())["keys"][0]["kid"], "wit");
+    let wit = value(&bundle.wit_jwks().unwrap());
+    assert_eq!(
+        (&wit["keys"][0]["kid"], &wit["keys"][0]["use"]),
+        (&"wit".into(), &"wit-svid".into())
+    );
 }
 
 #[test]
