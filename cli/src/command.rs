@@ -20,11 +20,19 @@ mod wire;
 use clap::Subcommand;
 
 use crate::context::Context;
+use crate::dev::{self, Dev};
 use crate::failure::Failure;
+
+pub use bundle::trust_domain;
+pub use fetch::first as first_message;
+pub use wire::{id_message, id_text};
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// A whole Mintmark on this machine: server, attestor, and an identity for you
+    #[command(after_help = dev::EXAMPLES)]
+    Dev(Dev),
     /// What the other end of the sockets is, and how it is
     #[command(after_help = status::EXAMPLES)]
     Status,
@@ -72,6 +80,7 @@ pub enum Command {
 /// Runs a command.
 pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
+        Command::Dev(dev) => dev.run(context).await,
         Command::Status => status::run(context).await,
         Command::Fetch(fetch) => fetch.run(context).await,
         Command::Validate(validate) => validate.run(context).await,

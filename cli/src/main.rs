@@ -9,6 +9,7 @@
 //! | [`command`] | one module a command: what is asked of whom, and what is told of the answer? |
 //! | [`client`] | how do we reach the attestor's or the server's socket, and what is to be said when we do not? |
 //! | [`output`] | how does an answer look, to people and to scripts? |
+//! | [`dev`] | a whole Mintmark in this process |
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 #![allow(
     unreachable_pub,
@@ -19,6 +20,7 @@ mod args;
 mod client;
 mod command;
 mod context;
+mod dev;
 mod failure;
 mod output;
 
@@ -27,6 +29,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::args::Cli;
+use crate::command::Command;
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -41,7 +44,12 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // Most commands ask one question and end; `dev` is two programs.
+    let mut builder = match cli.command {
+        Command::Dev(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder
         .enable_all()
         .build()
         .map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;

@@ -64,7 +64,7 @@ impl Fetch {
 }
 
 /// The first message of a stream.
-pub(super) async fn first<T>(
+pub async fn first<T>(
     context: &Context,
     action: &str,
     call: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
