@@ -84,6 +84,10 @@ impl Entry {
     pub fn from_message(message: types::Entry, trust_domain: &TrustDomain) -> Result<Self, InvalidEntry> {
         let additional = message.additional_attributes.unwrap_or_default();
         let spiffe_id = own_id("spiffe_id", message.spiffe_id, trust_domain)?;
+        if spiffe_id.is_reserved() {
+            let why = format!("{spiffe_id} is in the reserved namespace /spire, which holds servers and agents");
+            return Err(invalid("spiffe_id", why));
+        }
         if spiffe_id.is_root() {
             return Err(invalid(
                 "spiffe_id",

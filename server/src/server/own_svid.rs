@@ -1,6 +1,6 @@
 //! The server's own X.509-SVID: issued as any other, shown on the API's listener and, without a certificate from files, on the `https` listener.
 //!
-//! It is replaced at half of its life, and as soon as another authority signs.
+//! It is replaced at half of its life, and when the bundle changes and another authority signs by then: at the latest when the one that signed it is tainted.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

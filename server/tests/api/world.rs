@@ -27,7 +27,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 /// Nothing in these tests takes this long, unless it never ends.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A server on a directory of its own, whose time stands still until a test moves it.
 pub(crate) struct World {
@@ -38,10 +38,6 @@ pub(crate) struct World {
 
 pub(crate) fn trust_domain() -> TrustDomain {
     TrustDomain::parse("example.org").unwrap()
-}
-
-pub(crate) fn id(path: &str) -> SpiffeId {
-    SpiffeId::new(&trust_domain(), path).unwrap()
 }
 
 pub(crate) fn id_message(path: &str) -> types::Spiffeid {
@@ -248,12 +244,14 @@ pub(crate) async fn attest(
     let request = attest_params(method, payload, csr);
     let mut client = AgentClient::new(world.anonymous().await);
     let mut answers = client.attest_agent(tokio_stream::iter([request])).await?.into_inner();
-    let answer = tokio::time::timeout(DEADLINE, answers.message())
-        .await
-        .expect("an answer in time")?
-        .unwrap();
+    let answer = in_time(answers.message()).await?.unwrap();
     match answer.step {
         Some(attest_agent_response::Step::Result(result)) => Ok(result.svid.unwrap()),
         other => panic!("{other:?}"),
     }
+}
+
+/// What comes of `work`, which must not take for ever.
+pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, work).await.expect("it ends in time")
 }
