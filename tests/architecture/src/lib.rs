@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 /// Arrows from one name to the names it may use.
 pub type Arrows = BTreeMap<String, BTreeSet<String>>;
 
+/// Modules under these names are compiled for tests alone.
+const TESTS: [&str; 4] = ["tests", "conformance", "testing", "faults"];
+
 /// The root of the repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -99,7 +102,7 @@ pub fn crates(members: &[(&str, &str)]) -> Arrows {
 
 fn room_of(path: &Path) -> Option<String> {
     let name = path.file_stem()?.to_str()?;
-    let is_room = path.is_file() && path.extension()? == "rs" && !matches!(name, "lib" | "main");
+    let is_room = path.is_file() && path.extension()? == "rs" && !matches!(name, "lib" | "main") && !is_test(path);
     is_room.then(|| name.to_owned())
 }
 
@@ -123,11 +126,11 @@ fn files(source: &Path, room: &str) -> Vec<PathBuf> {
 
 /// Files that hold nothing but tests are named for it.
 fn is_test(path: &Path) -> bool {
-    path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| {
-        matches!(stem, "tests" | "conformance")
-            || stem.ends_with("_tests")
-            || path.components().any(|part| part.as_os_str() == "tests")
-    })
+    let named = |path: &Path| {
+        path.file_stem()
+            .is_some_and(|stem| TESTS.iter().any(|test| stem == *test))
+    };
+    named(path) || path.parent().is_some_and(named)
 }
 
 fn paths(code: &str) -> impl Iterator<Item = &str> {
