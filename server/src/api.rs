@@ -129,6 +129,7 @@ pub struct Rooms {
 pub struct Api {
     rooms: Rooms,
     gate: Gate,
+    link: link::LinkService,
     limits: LimitsSection,
 }
 
@@ -149,7 +150,13 @@ impl Api {
             buckets,
             calls,
         );
-        Self { rooms, gate, limits }
+        let link = link::LinkService::new(rooms.clone(), metrics);
+        Self {
+            rooms,
+            gate,
+            link,
+            limits,
+        }
     }
 
     /// The services for the API's listener.
@@ -159,8 +166,7 @@ impl Api {
     pub fn remote(&self) -> Result<Gated, Undeclared> {
         let mut services = self.services();
         let max = usize::try_from(self.limits.message_size.0).unwrap_or(usize::MAX);
-        let link = link::LinkService::new(self.rooms.clone());
-        services.add(AttestorServer::new(link).max_decoding_message_size(max));
+        services.add(AttestorServer::new(self.link.clone()).max_decoding_message_size(max));
         self.serve(services)
     }
 

@@ -11,5 +11,6 @@ mod documents;
 mod entries;
 mod hostile;
 mod life;
+mod link;
 mod svids;
 mod world;

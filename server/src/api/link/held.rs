@@ -1,160 +1,180 @@
-//! What a node holds, as far as the server knows, and what to send so that it holds what applies.
+//! What a node holds, as far as this link knows, and what it is to be told.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use mintmark_proto::attestor::{BundleHeld, Update};
+use mintmark_proto::attestor::{BundleHeld, Hello, Update};
 use mintmark_proto::digest;
 use mintmark_proto::spire::types;
+use prost::Message as _;
 
 use crate::registry::Entry;
 
-/// So many items go in one Update, so that no message grows past what a node takes.
-const ITEMS: usize = 500;
+/// One update has at most so many items.
+const MAX_ITEMS: usize = 500;
+/// One update has about so many bytes at most.
+const MAX_BYTES: usize = 1 << 20;
 
-/// A node's state as it will be once it has applied everything that was sent.
+/// What a node holds, and what it is to be told.
 #[derive(Default)]
 pub(super) struct Held {
+    /// The digest of each entry that it holds.
     entries: HashMap<Arc<str>, u64>,
-    own_bundle: Option<u64>,
+    /// Entries to look at before the next update: the one set of changed items.
+    changed: BTreeSet<Arc<str>>,
+    /// Digests from Hello that nothing has.
+    withdrawn: Vec<u64>,
+    /// Bundles from Hello that do not apply.
+    withdrawn_bundles: Vec<String>,
+    is_bundle_new: bool,
+    is_complete: bool,
 }
 
 impl Held {
-    /// Reads Hello against what applies: what the node holds already is noted, the rest of what it holds goes, the rest of what applies comes. The last Update says
-    /// `complete`.
-    pub(super) fn begin(
-        &mut self,
-        held_identities: Vec<u64>,
-        held_bundles: Vec<BundleHeld>,
-        entries: &[Arc<Entry>],
-        bundle: types::Bundle,
-    ) -> VecDeque<Update> {
-        let mut gone: HashSet<u64> = held_identities.into_iter().collect();
-        let mut upserts = Vec::new();
-        for entry in entries {
-            let message = entry.to_message();
-            let digest = digest::of(&message);
-            self.entries.insert(entry.id.clone(), digest);
-            if !gone.remove(&digest) {
-                upserts.push(message);
+    /// Compares what the node says it holds with what applies. `own` is the bundle of the trust domain.
+    pub(super) fn begin(hello: Hello, current: &[Arc<Entry>], own: &types::Bundle) -> Self {
+        let mut theirs: HashSet<u64> = hello.held_identities.into_iter().collect();
+        let mut held = Self {
+            is_bundle_new: true,
+            ..Self::default()
+        };
+        for entry in current {
+            let digest = digest::of(&entry.to_message());
+            if theirs.remove(&digest) {
+                held.entries.insert(Arc::clone(&entry.id), digest);
+            } else {
+                held.changed.insert(Arc::clone(&entry.id));
             }
         }
-        let mut updates = in_parts(upserts, Vec::new());
-        let last = last_of(&mut updates);
-        last.removed = gone.into_iter().collect();
-        let digest = digest::of(&bundle);
-        let is_own = |held: &&BundleHeld| held.trust_domain == bundle.trust_domain;
-        if !held_bundles
-            .iter()
-            .find(is_own)
-            .is_some_and(|held| held.digest == digest)
+        held.withdrawn = theirs.into_iter().collect();
+        for BundleHeld {
+            trust_domain,
+            sequence,
+            digest,
+        } in hello.held_bundles
         {
-            last.bundles.push(bundle.clone());
-        }
-        self.own_bundle = Some(digest);
-        last.removed_bundles = held_bundles
-            .iter()
-            .filter(|held| !is_own(held))
-            .map(|held| held.trust_domain.clone())
-            .collect();
-        last.complete = true;
-        updates
-    }
-
-    /// What to send when these are all of the node's entries.
-    pub(super) fn all(&mut self, entries: &[Arc<Entry>]) -> VecDeque<Update> {
-        let ids: HashSet<&Arc<str>> = entries.iter().map(|entry| &entry.id).collect();
-        let gone: Vec<Arc<str>> = self.entries.keys().filter(|id| !ids.contains(id)).cloned().collect();
-        let changes = gone.into_iter().map(|id| (id, None));
-        let changes = changes.chain(entries.iter().map(|entry| (entry.id.clone(), Some(entry.clone()))));
-        self.some(changes.collect())
-    }
-
-    /// What to send when of these entries some are the node's, and some no longer.
-    pub(super) fn some(&mut self, changes: Vec<(Arc<str>, Option<Arc<Entry>>)>) -> VecDeque<Update> {
-        let (mut upserts, mut removed) = (Vec::new(), Vec::new());
-        for (id, entry) in changes {
-            match entry {
-                Some(entry) => {
-                    let message = entry.to_message();
-                    let digest = digest::of(&message);
-                    if self.entries.insert(id, digest) != Some(digest) {
-                        upserts.push(message);
-                    }
-                }
-                None => {
-                    if self.entries.remove(&id).is_some() {
-                        removed.push(id.to_string());
-                    }
-                }
+            if trust_domain != own.trust_domain {
+                held.withdrawn_bundles.push(trust_domain);
+            } else if (sequence, digest) == (own.sequence_number, digest::of(own)) {
+                held.is_bundle_new = false;
             }
         }
-        in_parts(upserts, removed)
+        held
     }
 
-    /// What to send when this is the trust bundle.
-    pub(super) fn bundle(&mut self, bundle: types::Bundle) -> Option<Update> {
-        let digest = digest::of(&bundle);
-        let is_news = self.own_bundle.replace(digest) != Some(digest);
-        is_news.then(|| Update {
-            bundles: vec![bundle],
-            ..Update::default()
-        })
+    /// These entries have changed, or are no longer the node's.
+    pub(super) fn changed(&mut self, ids: impl IntoIterator<Item = Arc<str>>) {
+        self.changed.extend(ids);
+    }
+
+    /// Anything may have changed; these are the node's entries now.
+    pub(super) fn all_changed(&mut self, current: &[Arc<Entry>]) {
+        self.changed.extend(self.entries.keys().cloned());
+        self.changed.extend(current.iter().map(|entry| Arc::clone(&entry.id)));
+    }
+
+    /// The own bundle has changed.
+    pub(super) fn bundle_changed(&mut self) {
+        self.is_bundle_new = true;
+    }
+
+    /// How many items wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.changed.len() + self.withdrawn.len() + self.withdrawn_bundles.len() + usize::from(self.is_bundle_new)
+    }
+
+    /// The next update, without its number, if there is something to tell. `look_up` gives those of some entries that are the node's now; `own` is the
+    /// bundle of the trust domain as it is now.
+    pub(super) fn next(
+        &mut self,
+        look_up: impl Fn(&[Arc<str>]) -> Vec<Option<Arc<Entry>>>,
+        own: impl FnOnce() -> types::Bundle,
+    ) -> Option<Update> {
+        let mut update = Update::default();
+        if std::mem::take(&mut self.is_bundle_new) {
+            update.bundles.push(own());
+        }
+        let mut left = MAX_ITEMS;
+        let mut bytes: usize = update.bundles.iter().map(types::Bundle::encoded_len).sum();
+        update.removed = take(&mut self.withdrawn, &mut left);
+        update.removed_bundles = take(&mut self.withdrawn_bundles, &mut left);
+        'sets: while left > 0 && bytes < MAX_BYTES && !self.changed.is_empty() {
+            // Looked up in one go, as far as there is room.
+            let ids: Vec<_> = self.changed.iter().take(left).cloned().collect();
+            for (id, entry) in ids.iter().zip(look_up(&ids)) {
+                if bytes >= MAX_BYTES {
+                    break 'sets;
+                }
+                self.changed.remove(id);
+                match entry.map(|entry| entry.to_message()) {
+                    Some(message) => {
+                        let digest = digest::of(&message);
+                        if self.entries.insert(Arc::clone(id), digest) == Some(digest) {
+                            continue;
+                        }
+                        bytes += message.encoded_len();
+                        update.upserts.push(message);
+                    }
+                    None if self.entries.remove(id).is_some() => update.removed_ids.push(id.to_string()),
+                    None => continue,
+                }
+                left -= 1;
+            }
+        }
+        let is_first_complete = !self.is_complete && self.waiting() == 0;
+        update.complete = is_first_complete;
+        self.is_complete |= is_first_complete;
+        (is_first_complete || count(&update) > 0).then_some(update)
     }
 }
 
-fn in_parts(upserts: Vec<types::Entry>, removed: Vec<String>) -> VecDeque<Update> {
-    let mut updates = VecDeque::new();
-    let (mut upserts, mut removed) = (upserts.into_iter().peekable(), removed.into_iter().peekable());
-    while upserts.peek().is_some() || removed.peek().is_some() {
-        updates.push_back(Update {
-            removed_ids: removed.by_ref().take(ITEMS).collect(),
-            upserts: upserts.by_ref().take(ITEMS).collect(),
-            ..Update::default()
-        });
-    }
-    updates
+/// How many items are in an update.
+pub(super) fn count(update: &Update) -> usize {
+    update.upserts.len()
+        + update.removed_ids.len()
+        + update.removed.len()
+        + update.bundles.len()
+        + update.removed_bundles.len()
 }
 
-fn last_of(updates: &mut VecDeque<Update>) -> &mut Update {
-    if updates.is_empty() {
-        updates.push_back(Update::default());
-    }
-    updates.back_mut().expect("one was just put in")
+fn take<T>(from: &mut Vec<T>, left: &mut usize) -> Vec<T> {
+    let taken = from.split_off(from.len().saturating_sub(*left));
+    *left -= taken.len();
+    taken
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use mintmark_identity::TrustDomain;
 
-    fn entry(id: &str, revision: i64) -> Arc<Entry> {
-        let td = TrustDomain::parse("example.org").unwrap();
-        let spiffe_id = |path: &str| {
-            Some(types::Spiffeid {
-                trust_domain: td.to_string(),
-                path: path.to_owned(),
-            })
-        };
+    use super::*;
+
+    fn entry(id: &str, hint: &str) -> Arc<Entry> {
         let message = types::Entry {
-            id: id.to_owned(),
-            spiffe_id: spiffe_id("/w"),
-            parent_id: spiffe_id("/n"),
+            id: id.into(),
+            spiffe_id: Some(types::Spiffeid {
+                trust_domain: "example.org".into(),
+                path: format!("/{id}"),
+            }),
+            parent_id: Some(types::Spiffeid {
+                trust_domain: "example.org".into(),
+                path: "/spire/agent/x/1".into(),
+            }),
             selectors: vec![types::Selector {
                 r#type: "unix".into(),
                 value: "uid:1".into(),
             }],
-            revision_number: revision,
-            ..Default::default()
+            hint: hint.into(),
+            ..types::Entry::default()
         };
-        Arc::new(Entry::from_message(message, &td).unwrap())
+        Arc::new(Entry::from_message(message, &TrustDomain::parse("example.org").unwrap()).unwrap())
     }
 
     fn bundle(sequence: u64) -> types::Bundle {
         types::Bundle {
             trust_domain: "example.org".into(),
             sequence_number: sequence,
-            ..Default::default()
+            ..types::Bundle::default()
         }
     }
 
@@ -162,46 +182,89 @@ mod tests {
         digest::of(&entry.to_message())
     }
 
-    #[test]
-    fn a_node_that_comes_back_gets_the_exact_difference() {
-        let (kept, changed, new) = (entry("kept", 0), entry("changed", 2), entry("new", 0));
-        let mut held = Held::default();
-        let stale = [digest_of(&entry("changed", 1)), digest_of(&entry("gone", 0))];
-        let hello = vec![digest_of(&kept), stale[0], stale[1]];
-        let bundles = vec![
-            BundleHeld {
-                trust_domain: "example.org".into(),
-                sequence: 1,
-                digest: digest::of(&bundle(1)),
-            },
-            BundleHeld {
-                trust_domain: "left.org".into(),
-                sequence: 1,
-                digest: 1,
-            },
-        ];
-        let updates = held.begin(hello, bundles, &[kept.clone(), changed.clone(), new], bundle(1));
-        let [update] = &*Vec::from(updates) else {
-            panic!("one update is enough")
+    /// Takes updates until there is nothing to tell, from `current`.
+    fn drain(held: &mut Held, current: &[Arc<Entry>], sequence: u64) -> Vec<Update> {
+        let look_up = |ids: &[Arc<str>]| {
+            ids.iter()
+                .map(|id| current.iter().find(|entry| entry.id == *id).cloned())
+                .collect()
         };
-        let ids: Vec<_> = update.upserts.iter().map(|entry| &*entry.id).collect();
-        assert_eq!(ids, ["changed", "new"]);
-        assert_eq!(update.removed.iter().collect::<HashSet<_>>(), stale.iter().collect());
-        assert!(update.bundles.is_empty() && update.complete);
-        assert_eq!(update.removed_bundles, ["left.org"]);
+        std::iter::from_fn(|| held.next(look_up, || bundle(sequence))).collect()
+    }
+
+    fn ids(update: &Update) -> Vec<&str> {
+        update.upserts.iter().map(|entry| &*entry.id).collect()
     }
 
     #[test]
-    fn a_node_that_is_in_step_gets_an_empty_update_that_says_so() {
-        let kept = entry("kept", 0);
-        let own = BundleHeld {
-            trust_domain: "example.org".into(),
-            sequence: 1,
-            digest: digest::of(&bundle(1)),
-        };
-        let updates = Held::default().begin(vec![digest_of(&kept)], vec![own], &[kept], bundle(1));
+    fn a_new_node_is_told_everything_and_then_that_it_is_in_step() {
+        let current = [entry("a", ""), entry("b", "")];
+        let mut held = Held::begin(Hello::default(), &current, &bundle(1));
+        let updates = drain(&mut held, &current, 1);
+        assert_eq!(updates.len(), 1);
         assert_eq!(
-            Vec::from(updates),
+            (ids(&updates[0]), updates[0].bundles.len(), updates[0].complete),
+            (vec!["a", "b"], 1, true)
+        );
+        assert_eq!(drain(&mut held, &current, 1), []);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_is_told_the_difference() {
+        let (same, old, new, gone) = (
+            entry("same", ""),
+            entry("x", "old"),
+            entry("x", "new"),
+            entry("gone", ""),
+        );
+        let hello = Hello {
+            held_identities: vec![digest_of(&same), digest_of(&old), digest_of(&gone), 7],
+            held_bundles: vec![
+                BundleHeld {
+                    trust_domain: "example.org".into(),
+                    sequence: 1,
+                    digest: digest::of(&bundle(1)),
+                },
+                BundleHeld {
+                    trust_domain: "gone.test".into(),
+                    sequence: 1,
+                    digest: 1,
+                },
+            ],
+            ..Hello::default()
+        };
+        let current = [same.clone(), new];
+        let mut held = Held::begin(hello.clone(), &current, &bundle(1));
+        let [update] = &drain(&mut held, &current, 1)[..] else {
+            panic!("one update")
+        };
+        let mut removed = update.removed.clone();
+        removed.sort_unstable();
+        let mut expected = vec![digest_of(&old), digest_of(&gone), 7];
+        expected.sort_unstable();
+        assert_eq!(
+            (ids(update), removed, &update.removed_bundles[..]),
+            (vec!["x"], expected, &["gone.test".to_owned()][..])
+        );
+        assert!(update.complete && update.bundles.is_empty());
+
+        // The same sequence with other content, as after a restore, is told.
+        let mut other = bundle(1);
+        other.refresh_hint = 5;
+        let mut held = Held::begin(hello, &[], &other);
+        assert_eq!(held.next(|_| vec![], || other.clone()).unwrap().bundles, [other]);
+
+        // Nothing has changed: that it is in step is told all the same.
+        let hello = Hello {
+            held_identities: vec![digest_of(&same)],
+            ..Hello::default()
+        };
+        let mut held = Held {
+            is_bundle_new: false,
+            ..Held::begin(hello, std::slice::from_ref(&same), &bundle(1))
+        };
+        assert_eq!(
+            drain(&mut held, &[same], 1),
             [Update {
                 complete: true,
                 ..Update::default()
@@ -210,31 +273,69 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_not_sent_again() {
-        let mut held = Held::default();
-        let (a, b) = (entry("a", 0), entry("b", 0));
-        held.begin(vec![], vec![], &[a.clone()], bundle(1));
-        let changes = vec![
-            (a.id.clone(), Some(a.clone())),
-            (b.id.clone(), Some(b)),
-            ("c".into(), None),
-        ];
-        let updates = held.some(changes);
-        assert_eq!(updates.len(), 1);
-        assert_eq!(updates[0].upserts.len(), 1);
-        assert!(updates[0].removed_ids.is_empty());
-        let updates = held.all(&[a]);
-        assert_eq!(updates[0].removed_ids, ["b"]);
-        assert!(held.bundle(bundle(1)).is_none());
-        assert!(held.bundle(bundle(2)).is_some());
+    fn an_item_that_changes_often_is_told_once_in_its_latest_state() {
+        let mut held = Held::begin(Hello::default(), &[], &bundle(1));
+        drain(&mut held, &[], 1);
+        for _ in 0..3 {
+            held.changed([Arc::from("a"), Arc::from("b"), Arc::from("never held")]);
+            held.bundle_changed();
+        }
+        let [update] = &drain(&mut held, &[entry("a", "latest"), entry("b", "")], 9)[..] else {
+            panic!("one update")
+        };
+        assert_eq!(
+            (
+                ids(update),
+                &update.upserts[0].hint[..],
+                update.bundles[0].sequence_number
+            ),
+            (vec!["a", "b"], "latest", 9)
+        );
+        assert!(update.removed_ids.is_empty() && !update.complete);
+        // What is as it was is not told again, what is gone is.
+        held.changed([Arc::from("a"), Arc::from("b")]);
+        let [update] = &drain(&mut held, &[entry("a", "latest")], 9)[..] else {
+            panic!("one update")
+        };
+        assert_eq!(
+            (update.upserts.len(), &update.removed_ids[..]),
+            (0, &["b".to_owned()][..])
+        );
+        held.changed([Arc::from("a")]);
+        assert_eq!(drain(&mut held, &[entry("a", "latest")], 9), []);
+        held.all_changed(&[entry("c", "")]);
+        let [update] = &drain(&mut held, &[entry("c", "")], 9)[..] else {
+            panic!("one update")
+        };
+        assert_eq!(
+            (ids(update), &update.removed_ids[..]),
+            (vec!["c"], &["a".to_owned()][..])
+        );
     }
 
     #[test]
-    fn a_thousand_entries_come_in_parts_and_only_the_last_says_complete() {
-        let entries: Vec<_> = (0..1_200).map(|n| entry(&format!("e{n}"), 0)).collect();
-        let updates = Held::default().begin(vec![], vec![], &entries, bundle(1));
+    fn many_items_come_in_several_updates_and_the_last_says_that_it_is_all() {
+        let current: Vec<_> = (0..1201).map(|n| entry(&format!("e{n:04}"), "")).collect();
+        let hello = Hello {
+            held_identities: (0..700).collect(),
+            ..Hello::default()
+        };
+        let mut held = Held::begin(hello, &current, &bundle(1));
+        let updates = drain(&mut held, &current, 1);
+        assert_eq!(updates.iter().map(|update| update.upserts.len()).sum::<usize>(), 1201);
+        assert_eq!(updates.iter().map(|update| update.removed.len()).sum::<usize>(), 700);
+        assert!(updates.iter().all(|update| count(update) <= MAX_ITEMS + 1));
         let complete: Vec<_> = updates.iter().map(|update| update.complete).collect();
-        assert_eq!(complete, [false, false, true]);
-        assert!(updates.iter().all(|update| update.upserts.len() <= ITEMS));
+        assert_eq!(complete, [false, false, false, true]);
+    }
+
+    #[test]
+    fn large_items_are_spread_over_updates_by_their_size() {
+        let hint = "x".repeat(1024);
+        let current: Vec<_> = (0..2000).map(|n| entry(&format!("e{n:04}"), &hint)).collect();
+        let mut held = Held::begin(Hello::default(), &current, &bundle(1));
+        let updates = drain(&mut held, &current, 1);
+        assert_eq!(updates.iter().map(|update| update.upserts.len()).sum::<usize>(), 2000);
+        assert!(updates.iter().all(|update| update.encoded_len() < MAX_BYTES + 4096));
     }
 }

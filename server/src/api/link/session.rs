@@ -1,313 +1,333 @@
-//! One node's stream, from Hello to its end.
+//! One link, from Hello to its end.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
-use mintmark_identity::{Bundle, PublicKey, Selectors};
-use mintmark_proto::attestor::{FromNode, Hello, Sign, SignResult, Signed, ToNode, Update, from_node, to_node};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use mintmark_identity::{Bundle, Selectors, SpiffeId};
+use mintmark_proto::attestor::{Ack, FromNode, Hello, Sign, Status as Told, ToNode, from_node, to_node};
 use mintmark_proto::spire::types::permission_denied_details::Reason;
 use tokio::sync::watch;
 use tonic::{Code, Status, Streaming};
 
-use super::Place;
-use super::held::Held;
-use crate::api::Rooms;
-use crate::api::caller::{Agent, Allowance};
-use crate::api::convert::bundle_message;
-use crate::api::methods::Limit;
-use crate::api::status;
+use super::super::caller::Allowance;
+use super::super::convert::bundle_message;
+use super::super::status::{self, agent_denied, invalid};
+use super::super::{RECEIVE_TIMEOUT, Rooms};
+use super::LinkMetrics;
+use super::held::{Held, count};
+use super::links::{Links, Place};
+use super::sign::{MAX_KEYS, sign};
 use crate::attest::nodes::NodeWatch;
-use crate::issuance::{X509Order, X509Svid};
-use crate::registry::{Dirty, Entry, NodeFeed};
+use crate::attest::{Attested, NodeRecord};
+use crate::registry::{Dirty, NodeFeed};
 
-/// So many keys come in one Sign.
-const MAX_KEYS: usize = 1_000;
-/// A key has no more bytes.
-const MAX_KEY: usize = 2_048;
-/// So many Signs are worked on at once; the next waits in the connection.
-const MAX_SIGNS: usize = 4;
-/// So many Updates are on their way; what changes meanwhile waits in one set.
-const WINDOW: u64 = 2;
+/// So many updates may be on their way without being acknowledged.
+const WINDOW: u64 = 4;
+/// So many messages of keys are signed at once; when that many are, nothing more is read from the node.
+const MAX_SIGNING: usize = 4;
+/// A version has no more bytes than this.
+const MAX_VERSION: usize = 64;
 
-type Signing = Pin<Box<dyn Future<Output = Signed> + Send>>;
-
-/// What a session begins with.
-pub(super) struct Opened {
-    pub(super) agent: Agent,
-    pub(super) allowance: Option<Allowance>,
-    /// When the SVID that opened the stream ends.
+/// The node at the other end.
+pub(super) struct Node {
+    pub(super) id: SpiffeId,
+    pub(super) attested: Attested,
+    /// By which aliases find it.
+    pub(super) selectors: Selectors,
+    /// The SVID that the link's connection was opened with.
+    pub(super) serial: String,
+    /// Until when that SVID is valid, Unix seconds.
     pub(super) not_after: i64,
-    pub(super) hello: Hello,
-    pub(super) receive: Streaming<FromNode>,
-    pub(super) node: NodeWatch,
-    pub(super) place: Place,
+    pub(super) allowance: Option<Allowance>,
 }
 
-/// One node's stream.
+type Work = Pin<Box<dyn Future<Output = Option<ToNode>> + Send>>;
+
+/// One link.
 pub(super) struct Session {
     rooms: Rooms,
-    agent: Arc<Agent>,
-    selectors: Selectors,
-    allowance: Option<Allowance>,
-    not_after: i64,
-    receive: Streaming<FromNode>,
-    node: NodeWatch,
+    metrics: LinkMetrics,
+    node: Arc<Node>,
+    inbound: Streaming<FromNode>,
     place: Place,
-    feed: NodeFeed,
+    watch: NodeWatch,
     bundle: watch::Receiver<Arc<Bundle>>,
+    /// Once Hello has come.
+    feed: Option<NodeFeed>,
     held: Held,
-    updates: VecDeque<Update>,
+    /// What is being signed or noted down.
+    work: FuturesUnordered<Work>,
+    signing: usize,
     sent: u64,
     acknowledged: u64,
-    signing: FuturesUnordered<Signing>,
-    ended: bool,
+    told: Told,
+    /// How much of the gauge of waiting items is this node's.
+    waiting: i64,
 }
 
 impl Session {
-    pub(super) fn new(rooms: Rooms, opened: Opened) -> Self {
-        let Opened {
-            agent,
-            allowance,
-            not_after,
-            hello,
-            receive,
-            node,
-            place,
-        } = opened;
-        let selectors = agent.record.alias_selectors();
-        // Listened to first and read then: what changes in between is told.
-        let mut feed = rooms.registry.subscribe(&agent.record.id, &selectors);
-        feed.take();
-        let entries = rooms.registry.authorized(&agent.record.id, &selectors);
+    pub(super) fn new(
+        rooms: Rooms,
+        metrics: LinkMetrics,
+        links: &Links,
+        node: Node,
+        inbound: Streaming<FromNode>,
+    ) -> Result<Self, Status> {
+        let watch = rooms.nodes.watch(&node.id).ok_or_else(|| gone(&node.id))?;
         let mut bundle = rooms.authorities.watch_bundle();
-        let own = bundle_message(&bundle.borrow_and_update(), None);
-        let mut held = Held::default();
-        let updates = held.begin(hello.held_identities, hello.held_bundles, &entries, own);
-        tracing::info!(node = %agent.record.id, entries = entries.len(), "node linked");
-        Self {
+        bundle.mark_unchanged();
+        let session = Self {
+            place: links.enter(&node.id),
+            node: Arc::new(node),
             rooms,
-            agent: Arc::new(agent),
-            selectors,
-            allowance,
-            not_after,
-            receive,
-            node,
-            place,
-            feed,
+            metrics,
+            inbound,
+            watch,
             bundle,
-            held,
-            updates,
+            feed: None,
+            held: Held::default(),
+            work: FuturesUnordered::new(),
+            signing: 0,
             sent: 0,
             acknowledged: 0,
-            signing: FuturesUnordered::new(),
-            ended: false,
-        }
+            told: Told::default(),
+            waiting: 0,
+        };
+        session.check_record(&session.watch.borrow())?;
+        Ok(session)
     }
 
-    /// The next message for the node; its stream ends after an error, and with `None`.
-    pub(super) async fn next(&mut self) -> Option<Result<ToNode, Status>> {
-        if self.ended {
-            return None;
+    /// The next message to the node; none when the node has ended the link.
+    pub(super) async fn next(&mut self) -> Result<Option<ToNode>, Status> {
+        if self.feed.is_none() && !self.begin().await? {
+            return Ok(None);
         }
-        let step = self.step().await.transpose();
-        self.ended = !matches!(step, Some(Ok(_)));
-        if self.ended {
-            let why = step.as_ref().and_then(|step| step.as_ref().err()).map(Status::message);
-            tracing::info!(node = %self.agent.record.id, why = why.unwrap_or("the node ended it"), "node link ended");
-        }
-        step
-    }
-
-    async fn step(&mut self) -> Result<Option<ToNode>, Status> {
         loop {
-            let may_send = self.sent - self.acknowledged < WINDOW;
-            if may_send && let Some(mut update) = self.updates.pop_front() {
-                self.sent += 1;
-                update.sequence = self.sent;
-                return Ok(Some(ToNode {
-                    message: Some(to_node::Message::Update(update)),
-                }));
+            if let Some(update) = self.next_update() {
+                return Ok(Some(update));
             }
+            let has_room = self.has_room();
+            let expires_in = Duration::from_secs((self.node.not_after - self.rooms.clock.unix()).max(0).unsigned_abs());
+            let feed = self.feed.as_mut();
+            let changed = async {
+                match feed {
+                    Some(feed) if has_room => feed.changed().await,
+                    _ => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                () = self.rooms.stop.cancelled() => return Err(Status::unavailable("the server is stopping: connect again")),
-                () = self.place.taken.cancelled() => {
-                    return Err(Status::aborted("a newer link of this node has taken this one's place"));
+                () = self.place.superseded().cancelled() => {
+                    return Err(status::refused(Code::Aborted, "ANOTHER_LINK", "this node has opened another link"));
                 }
-                known = self.node.changed() => self.check(known.is_ok())?,
-                () = self.rooms.clock.sleep_until_unix(self.not_after) => {
-                    return Err(status::agent_denied(Reason::AgentExpired, "the SVID that opened this link has ended"));
+                () = self.rooms.stop.cancelled() => return Err(status::unavailable("the link ends", "the server is stopping")),
+                changed = self.watch.changed() => match changed {
+                    Ok(()) => self.check_record(&self.watch.borrow())?,
+                    Err(_) => self.watch_again()?,
+                },
+                () = self.rooms.clock.sleep(expires_in) => {
+                    return Err(agent_denied(Reason::AgentExpired, format!("agent {}: the SVID of this link has ended", self.node.id)));
                 }
-                Some(signed) = self.signing.next(), if !self.signing.is_empty() => {
-                    return Ok(Some(ToNode { message: Some(to_node::Message::Signed(signed)) }));
+                changed = self.bundle.changed() => match changed {
+                    Ok(()) => self.held.bundle_changed(),
+                    Err(_) => return Err(status::unavailable("the link ends", "the server is stopping")),
+                },
+                () = changed => {}
+                Some(done) = self.work.next(), if !self.work.is_empty() => {
+                    if let Some(message) = done {
+                        self.signing -= 1;
+                        self.metrics.signing.dec();
+                        return Ok(Some(message));
+                    }
                 }
-                message = self.receive.message(), if self.signing.len() < MAX_SIGNS => match message? {
+                message = self.inbound.message(), if self.signing < MAX_SIGNING => match message? {
                     Some(message) => self.take(message)?,
                     None => return Ok(None),
                 },
-                () = self.feed.changed(), if may_send => self.collect(),
-                changed = self.bundle.changed(), if may_send => {
-                    if changed.is_err() {
-                        return Err(Status::unavailable("the server is stopping: connect again"));
-                    }
-                    let bundle = bundle_message(&self.bundle.borrow_and_update(), None);
-                    self.updates.extend(self.held.bundle(bundle));
-                }
             }
         }
     }
 
-    /// Is the node still who opened the stream?
-    fn check(&mut self, known: bool) -> Result<(), Status> {
-        let id = &self.agent.record.id;
-        if !known {
-            let text = format!("agent {id} was deleted: it has to attest again");
-            return Err(status::agent_denied(Reason::AgentNotAttested, text));
-        }
-        let now = self.node.borrow_and_update();
-        if now.banned {
-            return Err(status::agent_denied(
-                Reason::AgentBanned,
-                format!("agent {id} is banned"),
-            ));
-        }
-        if now.serial != self.agent.record.serial {
-            let text = format!("agent {id} goes on with a newer SVID than the one that opened this link");
-            return Err(status::agent_denied(Reason::AgentNotActive, text));
-        }
-        Ok(())
+    /// The link ends by our will.
+    pub(super) fn log_end(&self, status: &Status) {
+        tracing::info!(node = %self.node.id, code = ?status.code(), why = status.message(), "link ended");
     }
 
-    fn collect(&mut self) {
-        let (registry, node) = (&self.rooms.registry, &self.agent.record.id);
-        let updates = match self.feed.take() {
-            Dirty::All => self.held.all(&registry.authorized(node, &self.selectors)),
-            Dirty::Some(ids) => {
-                let ids: Vec<_> = ids.into_iter().collect();
-                let entries = registry.authorized_entries(node, &self.selectors, ids.iter().map(|id| &**id));
-                self.held.some(ids.iter().cloned().zip(entries).collect())
-            }
+    /// Waits for Hello and works out the difference. False when the node ends the link at once.
+    async fn begin(&mut self) -> Result<bool, Status> {
+        let first = self.rooms.clock.timeout(RECEIVE_TIMEOUT, self.inbound.message()).await;
+        let first = first.map_err(|late| Status::deadline_exceeded(format!("no Hello: {late}")))??;
+        let Some(first) = first else { return Ok(false) };
+        let Some(from_node::Message::Hello(hello)) = first.message else {
+            return Err(invalid("a link begins with Hello"));
         };
-        self.updates.extend(updates);
+        if hello.version.len() > MAX_VERSION {
+            return Err(invalid(format!(
+                "a version of {} bytes is longer than {MAX_VERSION}",
+                hello.version.len()
+            )));
+        }
+        tracing::info!(
+            node = %self.node.id,
+            version = ?hello.version,
+            identities = hello.held_identities.len(),
+            bundles = hello.held_bundles.len(),
+            "link begun"
+        );
+        self.note_version(&hello);
+        // Subscribed first, so that no change falls in between.
+        let mut feed = self.rooms.registry.subscribe(&self.node.id, &self.node.selectors);
+        feed.take();
+        let current = self.rooms.registry.authorized(&self.node.id, &self.node.selectors);
+        let own = bundle_message(&self.bundle.borrow_and_update(), None);
+        self.held = Held::begin(hello, &current, &own);
+        self.feed = Some(feed);
+        Ok(true)
+    }
+
+    fn note_version(&mut self, hello: &Hello) {
+        let (nodes, id, version) = (self.rooms.nodes.clone(), self.node.id.clone(), hello.version.clone());
+        if version.is_empty() {
+            return;
+        }
+        self.work.push(Box::pin(async move {
+            if let Err(error) = nodes.version(&id, &version).await {
+                tracing::warn!(node = %id, %error, "the node's version was not noted");
+            }
+            None
+        }));
+    }
+
+    fn has_room(&self) -> bool {
+        self.sent - self.acknowledged < WINDOW
+    }
+
+    /// The next update, if there is one and the node has room for it.
+    fn next_update(&mut self) -> Option<ToNode> {
+        if !self.has_room() {
+            self.count_waiting();
+            return None;
+        }
+        let feed = self.feed.as_mut()?;
+        let (registry, node) = (&self.rooms.registry, &self.node);
+        match feed.take() {
+            Dirty::All => self.held.all_changed(&registry.authorized(&node.id, &node.selectors)),
+            Dirty::Some(ids) => self.held.changed(ids),
+        }
+        let look_up =
+            |ids: &[Arc<str>]| registry.authorized_entries(&node.id, &node.selectors, ids.iter().map(|id| &**id));
+        let update = self.held.next(look_up, || bundle_message(&self.bundle.borrow(), None));
+        self.count_waiting();
+        let mut update = update?;
+        self.sent += 1;
+        update.sequence = self.sent;
+        self.metrics.updates.inc();
+        self.metrics.items.inc_by(count(&update) as u64);
+        Some(ToNode {
+            message: Some(to_node::Message::Update(update)),
+        })
     }
 
     fn take(&mut self, message: FromNode) -> Result<(), Status> {
         match message.message {
-            Some(from_node::Message::Ack(ack)) if ack.sequence > self.sent => {
-                let text = format!(
-                    "update {} is acknowledged, and only {} were sent",
-                    ack.sequence, self.sent
-                );
-                Err(status::invalid(text))
-            }
-            Some(from_node::Message::Ack(ack)) => {
-                self.acknowledged = self.acknowledged.max(ack.sequence);
-                Ok(())
-            }
-            Some(from_node::Message::Sign(sign)) => {
-                if sign.keys.len() > MAX_KEYS {
-                    let count = sign.keys.len();
-                    return Err(status::invalid(format!(
-                        "{count} keys in one message are more than {MAX_KEYS}"
+            Some(from_node::Message::Sign(request)) => self.sign(request),
+            Some(from_node::Message::Ack(Ack { sequence })) => {
+                if sequence > self.sent {
+                    return Err(invalid(format!(
+                        "update {sequence} is acknowledged, and {} was the last",
+                        self.sent
                     )));
                 }
-                let (rooms, agent) = (self.rooms.clone(), self.agent.clone());
-                let (selectors, allowance) = (self.selectors.clone(), self.allowance.clone());
-                self.signing
-                    .push(Box::pin(signed(rooms, agent, selectors, allowance, sign)));
+                self.acknowledged = self.acknowledged.max(sequence);
                 Ok(())
             }
-            Some(from_node::Message::Status(status)) => {
-                tracing::debug!(node = %self.agent.record.id, ?status, "node reports");
+            Some(from_node::Message::Status(told)) => {
+                self.tell(told);
                 Ok(())
             }
-            Some(from_node::Message::Hello(_)) => Err(status::invalid("Hello comes once, at the beginning")),
+            Some(from_node::Message::Hello(_)) => Err(invalid("Hello is the first message of a link only")),
             // Of a newer node: what it says is not for us.
             None => Ok(()),
         }
     }
-}
 
-async fn signed(
-    rooms: Rooms,
-    agent: Arc<Agent>,
-    selectors: Selectors,
-    allowance: Option<Allowance>,
-    sign: Sign,
-) -> Signed {
-    let Sign { request_id, keys } = sign;
-    if let Some(allowance) = allowance
-        && let Err(over) = allowance.limits.take(Limit::Sign, &allowance.key, keys.len()).await
-    {
-        let wait = over.retry_after.as_secs() + 1;
-        let text = format!("more keys than this node may have signed now: come again in {wait} s");
-        let over = Status::resource_exhausted(text);
-        let results = keys.into_iter().map(|key| refused(key.entry_id, &over)).collect();
-        return Signed { request_id, results };
-    }
-    let ids = keys.iter().map(|key| &*key.entry_id);
-    let entries = rooms.registry.authorized_entries(&agent.record.id, &selectors, ids);
-    let mut orders = Vec::with_capacity(keys.len());
-    let checked: Vec<_> = keys
-        .iter()
-        .zip(entries)
-        .map(|(key, entry)| order(&key.public_key, entry).map(|order| orders.push(order)))
-        .collect();
-    let mut svids = rooms.issuer.x509(&agent.attested, orders).await.into_iter();
-    let results = keys.into_iter().zip(checked).map(|(key, checked)| {
-        let svid = checked.and_then(|()| match svids.next() {
-            Some(Ok(svid)) => Ok(svid),
-            Some(Err(refusal)) => Err(status::refusal("failed to sign X509-SVID", &refusal)),
-            None => Err(status::internal(
-                "failed to sign X509-SVID",
-                "there are fewer answers than orders",
-            )),
-        });
-        match svid {
-            Ok(svid) => granted(key.entry_id, svid),
-            Err(why) => refused(key.entry_id, &why),
+    fn sign(&mut self, request: Sign) -> Result<(), Status> {
+        if request.keys.len() > MAX_KEYS {
+            return Err(invalid(format!(
+                "{} keys in one message are more than {MAX_KEYS}: send several",
+                request.keys.len()
+            )));
         }
-    });
-    Signed {
-        request_id,
-        results: results.collect(),
+        self.metrics.keys.inc_by(request.keys.len() as u64);
+        self.metrics.signing.inc();
+        self.signing += 1;
+        let signed = sign(self.rooms.clone(), Arc::clone(&self.node), request);
+        self.work.push(Box::pin(async move {
+            Some(ToNode {
+                message: Some(to_node::Message::Signed(signed.await)),
+            })
+        }));
+        Ok(())
+    }
+
+    /// The node's record has changed: is it still the node's link?
+    fn check_record(&self, record: &NodeRecord) -> Result<(), Status> {
+        let denied = |reason, why: &str| Err(agent_denied(reason, format!("agent {}: {why}", self.node.id)));
+        if record.banned {
+            return denied(Reason::AgentBanned, "the node is banned");
+        }
+        if record.serial != self.node.serial {
+            return denied(
+                Reason::AgentNotActive,
+                "the node has a newer SVID than that of this link",
+            );
+        }
+        Ok(())
+    }
+
+    /// The record is gone, or was read anew from the store.
+    fn watch_again(&mut self) -> Result<(), Status> {
+        self.watch = self
+            .rooms
+            .nodes
+            .watch(&self.node.id)
+            .ok_or_else(|| gone(&self.node.id))?;
+        self.check_record(&self.watch.borrow())
+    }
+
+    fn tell(&mut self, told: Told) {
+        let old = std::mem::replace(&mut self.told, told);
+        let more = |new: u32, old: u32| i64::from(new) - i64::from(old);
+        self.metrics.workloads.inc_by(more(told.workloads, old.workloads));
+        self.metrics.svids.inc_by(more(told.svids, old.svids));
+        self.metrics
+            .overdue
+            .inc_by(more(told.renewals_overdue, old.renewals_overdue));
+    }
+
+    fn count_waiting(&mut self) {
+        let waiting = i64::try_from(self.held.waiting()).unwrap_or(i64::MAX);
+        self.metrics.dirty.inc_by(waiting - self.waiting);
+        self.waiting = waiting;
     }
 }
 
-fn order(public_key: &[u8], entry: Option<Arc<Entry>>) -> Result<X509Order, Status> {
-    let entry = entry.ok_or_else(|| status::not_found("entry not found or not authorized"))?;
-    if public_key.len() > MAX_KEY {
-        let text = format!("{} bytes are more than {MAX_KEY}", public_key.len());
-        return Err(status::malformed("malformed public key", text));
-    }
-    let key = PublicKey::from_spki_der(public_key).map_err(|error| status::malformed("malformed public key", error))?;
-    let mut order = X509Order::new(entry.spiffe_id.clone(), key);
-    order.ttl = entry.x509_ttl;
-    order.dns_names = Arc::clone(&entry.dns_names);
-    order.entry_id = Some(Arc::clone(&entry.id));
-    Ok(order)
-}
-
-fn granted(entry_id: String, svid: X509Svid) -> SignResult {
-    SignResult {
-        entry_id,
-        cert_chain: svid.chain,
-        expires_at: svid.not_after,
-        code: 0,
-        message: String::new(),
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.tell(Told::default());
+        self.metrics.dirty.inc_by(-self.waiting);
+        self.metrics
+            .signing
+            .inc_by(-i64::try_from(self.signing).unwrap_or_default());
     }
 }
 
-fn refused(entry_id: String, why: &Status) -> SignResult {
-    SignResult {
-        entry_id,
-        cert_chain: Vec::new(),
-        expires_at: 0,
-        code: u32::try_from(i32::from(why.code())).unwrap_or(u32::try_from(i32::from(Code::Unknown)).unwrap_or(2)),
-        message: why.message().to_owned(),
-    }
+fn gone(id: &SpiffeId) -> Status {
+    agent_denied(
+        Reason::AgentNotAttested,
+        format!("agent {id}: the node is not attested: it was evicted"),
+    )
 }
