@@ -1,5 +1,12 @@
 //! The issuer: see docs/architecture.md for its rooms.
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::disallowed_methods,
+        reason = "tests own their time and tasks"
+    )
+)]
 
 pub mod api;
 pub mod attest;
