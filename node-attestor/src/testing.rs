@@ -1,14 +1,16 @@
 //! Helpers of tests: an authority that signs as the server does, and entries.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use mintmark_identity::{SpiffeId, TrustDomain};
 use mintmark_proto::attestor::{KeyBinding, SignResult};
 use mintmark_proto::spire::types;
-use mintmark_runtime::clock::from_unix_ms;
+use mintmark_runtime::clock::{Clock, from_unix_ms};
 use mintmark_runtime::tls::Credential;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -17,11 +19,16 @@ use rcgen::{
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
+use tonic::Code;
 
-use crate::keep::NewKey;
+use crate::keep::{NewKey, Upstream, UpstreamError};
 
 /// When the tests with a manual clock take place.
 pub(crate) const NOW: i64 = 1_800_000_000;
+
+/// The life of an X.509-SVID that [`Script`] signs.
+pub(crate) const TTL: i64 = 3200;
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
@@ -193,5 +200,106 @@ pub(crate) fn entry(id: &str, path: &str, selector: &str) -> types::Entry {
             value: value.into(),
         }],
         ..types::Entry::default()
+    }
+}
+
+/// What the server does.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Mood {
+    Signs,
+    Refuses(Code),
+    IsGone,
+}
+
+/// A server that does what the test says.
+pub(crate) struct Script {
+    pub(crate) authority: Mutex<Arc<Authority>>,
+    pub(crate) clock: Clock,
+    pub(crate) mood: Mutex<Mood>,
+    pub(crate) up: watch::Sender<bool>,
+    /// How many keys each message had.
+    pub(crate) messages: Mutex<Vec<usize>>,
+    pub(crate) tokens: AtomicUsize,
+}
+
+impl Script {
+    /// A server that signs, with `authority`.
+    pub(crate) fn new(authority: Authority, clock: Clock) -> Self {
+        Self {
+            authority: Mutex::new(Arc::new(authority)),
+            clock,
+            mood: Mutex::new(Mood::Signs),
+            up: watch::Sender::new(true),
+            messages: Mutex::default(),
+            tokens: AtomicUsize::new(0),
+        }
+    }
+
+    fn check(&self) -> Result<(), UpstreamError> {
+        match *self.mood.lock().unwrap() {
+            Mood::Signs => Ok(()),
+            Mood::Refuses(code) => Err(UpstreamError::Refused {
+                code,
+                message: "the test says no".into(),
+            }),
+            Mood::IsGone => Err(UpstreamError::Down(None)),
+        }
+    }
+
+    fn id(entry: &str) -> String {
+        format!("spiffe://example.org/{entry}")
+    }
+}
+
+#[async_trait]
+impl Upstream for Script {
+    fn is_up(&self) -> watch::Receiver<bool> {
+        self.up.subscribe()
+    }
+
+    async fn x509(&self, keys: Vec<KeyBinding>) -> Result<Vec<SignResult>, UpstreamError> {
+        self.messages.lock().unwrap().push(keys.len());
+        let authority = self.authority.lock().unwrap().clone();
+        let sign = |key: &KeyBinding| match self.check() {
+            Ok(()) => Ok(authority.sign(key, &Self::id(&key.entry_id), self.clock.unix(), TTL)),
+            Err(UpstreamError::Refused { code, message }) => {
+                let code = u32::try_from(i32::from(code)).unwrap();
+                Ok(SignResult {
+                    entry_id: key.entry_id.clone(),
+                    code,
+                    message,
+                    ..SignResult::default()
+                })
+            }
+            Err(error) => Err(error),
+        };
+        keys.iter().map(sign).collect()
+    }
+
+    async fn jwt(&self, entry_id: &str, audience: Vec<String>) -> Result<types::Jwtsvid, UpstreamError> {
+        self.tokens.fetch_add(1, Ordering::Relaxed);
+        self.check()?;
+        let authority = self.authority.lock().unwrap().clone();
+        let token = authority.jwt(&Self::id(entry_id), &audience, self.clock.unix(), 300);
+        Ok(types::Jwtsvid {
+            token,
+            ..types::Jwtsvid::default()
+        })
+    }
+
+    async fn wit(
+        &self,
+        keys: Vec<(String, Bytes)>,
+    ) -> Result<Vec<Result<types::Witsvid, UpstreamError>>, UpstreamError> {
+        let authority = self.authority.lock().unwrap().clone();
+        let sign = |(entry, spki): &(String, Bytes)| {
+            self.check()?;
+            let token = authority.wit(&Self::id(entry), spki, self.clock.unix(), 300);
+            Ok(types::Witsvid {
+                token,
+                ..types::Witsvid::default()
+            })
+        };
+        Ok(keys.iter().map(sign).collect())
     }
 }

@@ -26,6 +26,8 @@ pub struct Identity {
     pub hint: Arc<str>,
     /// When it was registered, Unix seconds: the oldest one comes first.
     pub created_at: i64,
+    /// When it ends, Unix seconds, if it does.
+    pub expires_at: Option<i64>,
     /// Whether the X.509-SVID is made before anybody asks.
     pub prefetch: bool,
     /// Whether it is for callers of the Workload API at all.
@@ -73,6 +75,7 @@ impl Identity {
                 .map_err(|error| error.to_string())?,
             hint: entry.hint.as_str().into(),
             created_at: entry.created_at,
+            expires_at: Some(entry.expires_at).filter(|at| *at > 0),
             prefetch: is_served && !additional.disable_x509_svid_prefetch,
             is_served,
             digest: digest::of(entry),

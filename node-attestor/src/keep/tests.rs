@@ -1,113 +1,22 @@
 #![expect(clippy::disallowed_methods, reason = "a test spawns what it tests beside itself")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use mintmark_identity::Selectors;
-use mintmark_proto::attestor::{KeyBinding, SignResult, Update};
+use mintmark_proto::attestor::Update;
 use mintmark_proto::spire::types;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::*;
-use crate::testing::{Authority, NOW, entry};
+use crate::testing::{Authority, Mood, NOW, Script, entry};
 
-const TTL: i64 = 3200;
+const TTL: i64 = crate::testing::TTL;
 const LIMITS: KeepLimits = KeepLimits {
     prefetch: 1000,
     jwt_cache: 4,
 };
-
-/// What the server does.
-#[derive(Clone, Copy, PartialEq)]
-enum Mood {
-    Signs,
-    Refuses(Code),
-    IsGone,
-}
-
-/// A server that does what the test says.
-struct Script {
-    authority: Mutex<Arc<Authority>>,
-    clock: Clock,
-    mood: Mutex<Mood>,
-    up: watch::Sender<bool>,
-    /// How many keys each message had.
-    messages: Mutex<Vec<usize>>,
-    tokens: AtomicUsize,
-}
-
-impl Script {
-    fn check(&self) -> Result<(), UpstreamError> {
-        match *self.mood.lock().unwrap() {
-            Mood::Signs => Ok(()),
-            Mood::Refuses(code) => Err(UpstreamError::Refused {
-                code,
-                message: "the test says no".into(),
-            }),
-            Mood::IsGone => Err(UpstreamError::Down(None)),
-        }
-    }
-
-    fn id(entry: &str) -> String {
-        format!("spiffe://example.org/{entry}")
-    }
-}
-
-#[async_trait]
-impl Upstream for Script {
-    fn is_up(&self) -> watch::Receiver<bool> {
-        self.up.subscribe()
-    }
-
-    async fn x509(&self, keys: Vec<KeyBinding>) -> Result<Vec<SignResult>, UpstreamError> {
-        self.messages.lock().unwrap().push(keys.len());
-        let authority = self.authority.lock().unwrap().clone();
-        let sign = |key: &KeyBinding| match self.check() {
-            Ok(()) => Ok(authority.sign(key, &Self::id(&key.entry_id), self.clock.unix(), TTL)),
-            Err(UpstreamError::Refused { code, message }) => {
-                let code = u32::try_from(i32::from(code)).unwrap();
-                Ok(SignResult {
-                    entry_id: key.entry_id.clone(),
-                    code,
-                    message,
-                    ..SignResult::default()
-                })
-            }
-            Err(error) => Err(error),
-        };
-        keys.iter().map(sign).collect()
-    }
-
-    async fn jwt(&self, entry_id: &str, audience: Vec<String>) -> Result<types::Jwtsvid, UpstreamError> {
-        self.tokens.fetch_add(1, Ordering::Relaxed);
-        self.check()?;
-        let authority = self.authority.lock().unwrap().clone();
-        let token = authority.jwt(&Self::id(entry_id), &audience, self.clock.unix(), 300);
-        Ok(types::Jwtsvid {
-            token,
-            ..types::Jwtsvid::default()
-        })
-    }
-
-    async fn wit(
-        &self,
-        keys: Vec<(String, Bytes)>,
-    ) -> Result<Vec<Result<types::Witsvid, UpstreamError>>, UpstreamError> {
-        let authority = self.authority.lock().unwrap().clone();
-        let sign = |(entry, spki): &(String, Bytes)| {
-            self.check()?;
-            let token = authority.wit(&Self::id(entry), spki, self.clock.unix(), 300);
-            Ok(types::Witsvid {
-                token,
-                ..types::Witsvid::default()
-            })
-        };
-        Ok(keys.iter().map(sign).collect())
-    }
-}
 
 struct Test {
     clock: Clock,
@@ -125,14 +34,7 @@ impl Drop for Test {
 impl Test {
     fn new(limits: KeepLimits) -> Self {
         let clock = Clock::manual(NOW);
-        let server = Arc::new(Script {
-            authority: Mutex::new(Arc::new(Authority::new("example.org"))),
-            clock: clock.clone(),
-            mood: Mutex::new(Mood::Signs),
-            up: watch::Sender::new(true),
-            messages: Mutex::default(),
-            tokens: AtomicUsize::new(0),
-        });
+        let server = Arc::new(Script::new(Authority::new("example.org"), clock.clone()));
         let keep = Keep::new(
             TrustDomain::parse("example.org").unwrap(),
             clock.clone(),

@@ -63,8 +63,11 @@ impl Keep {
         let now = self.0.clock.unix_ms();
         let state = self.state();
         let items = selectors.iter().flat_map(|selector| state.with_selector(selector));
+        // The server withdraws what has ended; while it cannot be reached, it ends all the same.
+        let applies = |item: &&Item| item.identity.expires_at.is_none_or(|at| at.saturating_mul(1000) > now);
         let mut items: Vec<&Item> = items
             .filter(|item| item.identity.selectors.is_subset(selectors))
+            .filter(applies)
             .collect();
         items.sort_unstable_by(|a, b| {
             (a.identity.created_at, &a.identity.id).cmp(&(b.identity.created_at, &b.identity.id))

@@ -162,7 +162,9 @@ impl Answer for WitSvids {
             is_pending: chosen
                 .iter()
                 .all(|seen| seen.wit.is_none() && seen.wit_problem.is_none()),
-            is_whole: chosen.iter().all(|seen| seen.wit.is_some()),
+            is_whole: chosen
+                .iter()
+                .all(|seen| seen.wit.is_some() || seen.wit_problem.is_some()),
             message: Box::new(move || wit_svids(&chosen)),
         })
     }

@@ -46,7 +46,7 @@ pub(super) trait Answer: Send + 'static {
 pub(super) struct Made<M> {
     /// Differs when anything of the message does.
     pub(super) print: Vec<u64>,
-    /// Whether everything that the caller is to have is in it.
+    /// Whether everything that the caller is to have is in it, but for what cannot be had now.
     pub(super) is_whole: bool,
     /// Whether nothing is in it yet, and nothing has failed.
     pub(super) is_pending: bool,

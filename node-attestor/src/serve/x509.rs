@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::status;
 use super::watch::{Answer, Made};
-use crate::keep::{Kind, View};
+use crate::keep::{Kind, Seen, View};
 
 /// Answers of FetchX509SVID.
 pub(super) struct X509Svids;
@@ -27,7 +27,8 @@ impl Answer for X509Svids {
             .iter()
             .filter_map(|seen| Some([seen.identity.print(), seen.x509.as_ref()?.generation]));
         print.extend(there.flatten());
-        let is_whole = view.own.is_some() && view.identities.iter().all(|seen| seen.x509.is_some());
+        let is_settled = |seen: &Seen| seen.x509.is_some() || seen.x509_problem.is_some();
+        let is_whole = view.own.is_some() && view.identities.iter().all(is_settled);
         let is_pending = view
             .identities
             .iter()
