@@ -43,7 +43,7 @@ pub(crate) struct Authority {
 impl Authority {
     pub(crate) fn new(trust_domain: &str) -> Self {
         let number = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let mut params = params(&format!("spiffe://{trust_domain}"), NOW - 86_400, 4_000_000_000);
+        let mut params = params(&format!("spiffe://{trust_domain}"), 1_600_000_000, 4_000_000_000);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.extended_key_usages.clear();
@@ -168,7 +168,10 @@ impl Authority {
 fn params(uri: &str, not_before: i64, not_after: i64) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, uri);
+    let number = SERIAL.fetch_add(1, Ordering::Relaxed);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("{uri} {number}"));
     params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
     params.serial_number = Some(SerialNumber::from_slice(
         &SERIAL.fetch_add(1, Ordering::Relaxed).to_be_bytes(),

@@ -112,6 +112,7 @@ fn refused_certificate(text: &str) -> Option<Refusal> {
         ("UnknownCA", Refusal::NotAttested),
         ("CertificateUnknown", Refusal::NotAttested),
         ("BadCertificate", Refusal::NotAttested),
+        ("DecryptError", Refusal::NotAttested),
         ("AccessDenied", Refusal::NotAttested),
     ];
     let (_, alert) = text.split_once("received fatal alert: ")?;
