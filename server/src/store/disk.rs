@@ -16,6 +16,7 @@ pub(super) mod file;
 pub(super) mod image;
 pub(super) mod journal;
 mod open;
+mod rebuild;
 mod snapshot;
 
 use std::{
@@ -133,7 +134,7 @@ impl Disk {
     pub(super) fn rebuild(&self) -> Result<(Box<dyn Index>, Position), StoreError> {
         self.metrics.rebuilds.inc();
         let _files = snapshot::lock(&self.files);
-        let (index, replayed) = open::rebuild(&self.places, self.id)?;
+        let (index, replayed) = rebuild::rebuild(&self.places, self.id)?;
         Ok((index, replayed.end))
     }
 

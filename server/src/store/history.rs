@@ -41,7 +41,8 @@ pub(super) struct Committed {
 }
 
 impl Committed {
-    fn bytes(&self) -> usize {
+    /// Bytes of its keys and values.
+    pub(super) fn bytes(&self) -> usize {
         self.events
             .iter()
             .map(|event| {

@@ -10,7 +10,8 @@ use super::{
     file::{RecordReader, RecordWriter, UNFINISHED, failed},
     image,
     journal::{self, Journal},
-    open::{open, since},
+    open::open,
+    rebuild::since,
 };
 use crate::store::{digest::Position, error::StoreError, local::Shared, metrics::StoreMetrics, types::Revision};
 

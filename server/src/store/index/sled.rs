@@ -102,6 +102,17 @@ impl Index for SledIndex {
     ) -> Result<(), IndexError> {
         fenced(|| {
             let db = self.db()?;
+            let Some(to) = to else {
+                // Nothing has to be atomic while it is being built, and single changes in order are quicker.
+                for (key, pair) in assignments {
+                    let changed = match pair {
+                        Some(pair) => db.insert(data_key(key), encode(pair)),
+                        None => db.remove(data_key(key)),
+                    };
+                    changed.map_err(broken)?;
+                }
+                return Ok(());
+            };
             let mut batch = Batch::default();
             let mut held = 0;
             for (key, pair) in assignments {
@@ -116,9 +127,7 @@ impl Index for SledIndex {
                 }
             }
             // The position comes with the last of them: an application that was cut short is applied again.
-            if let Some(to) = to {
-                batch.insert(&META, encode_meta(to, self.id));
-            }
+            batch.insert(&META, encode_meta(to, self.id));
             db.apply_batch(batch).map_err(broken)
         })
     }
