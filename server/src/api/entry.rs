@@ -380,7 +380,8 @@ fn filter(asked: Asked, own: &TrustDomain) -> Result<Filter, Status> {
             .transpose()?,
         federates_with: asked.federates_with.map(federates_with).transpose()?,
         hint: asked.hint.filter(|hint| !hint.is_empty()),
-        downstream: asked.downstream,
+        // SPIRE's command always sends it, and its server takes `false` for "whichever".
+        downstream: asked.downstream.filter(|downstream| *downstream),
     })
 }
 
