@@ -35,7 +35,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   mintmark dev
   mintmark dev --dir /tmp/try --trust-domain example.org
-  mintmark dev --x509-ttl 1m --ca-ttl 10m --log info      # see it rotate
+  mintmark dev --ca-ttl 10m --log info                    # see it rotate
 
 It prints how to reach it: export the two variables in another terminal, and every other command finds it there. Ctrl-C stops it; the same command in the
 same directory goes on with the same authorities, entries and ledger. Remove the directory to begin anew.";
@@ -53,12 +53,12 @@ pub struct Dev {
     /// The trust domain [default: the one of the directory, dev.mintmark.test for a new one]
     #[arg(long, value_name = "NAME", value_parser = crate::command::trust_domain)]
     trust_domain: Option<TrustDomain>,
-    /// Lifetime of X.509-SVIDs
-    #[arg(long, value_name = "TIME", default_value = "1h")]
-    x509_ttl: Ttl,
-    /// Lifetime of JWT-SVIDs
-    #[arg(long, value_name = "TIME", default_value = "5m")]
-    jwt_ttl: Ttl,
+    /// Lifetime of X.509-SVIDs [default: 1h, and no more than a sixth of --ca-ttl]
+    #[arg(long, value_name = "TIME")]
+    x509_ttl: Option<Ttl>,
+    /// Lifetime of JWT-SVIDs [default: 5m, and no more than a sixth of --ca-ttl]
+    #[arg(long, value_name = "TIME")]
+    jwt_ttl: Option<Ttl>,
     /// Lifetime of authorities
     #[arg(long, value_name = "TIME", default_value = "24h")]
     ca_ttl: Ttl,
@@ -161,9 +161,9 @@ impl Dev {
         config.listen.https = loopback(ports.https);
         config.listen.metrics = loopback(ports.server_metrics);
         config.listen.admin = ListenPath::new(&layout.admin_socket);
-        config.ttl.x509 = self.x509_ttl;
-        config.ttl.jwt = self.jwt_ttl;
         config.ttl.ca = self.ca_ttl;
+        config.ttl.x509 = self.x509_ttl.unwrap_or_else(|| self.short(config.ttl.x509));
+        config.ttl.jwt = self.jwt_ttl.unwrap_or_else(|| self.short(config.ttl.jwt));
         let options = Options {
             log: Some(log.clone()),
             embedded: true,
@@ -171,6 +171,12 @@ impl Dev {
         };
         let started = Server::start(config, clock.clone(), options).await;
         started.map_err(|error| Failure::Refused(format!("cannot start the server: {error}")))
+    }
+
+    /// A lifetime that no authority cuts short: one is active until a sixth of its own is left.
+    fn short(&self, ttl: Ttl) -> Ttl {
+        let sixth = Ttl::from_secs(self.ca_ttl.as_secs() / 6).unwrap_or(Ttl::constant(1));
+        ttl.min(sixth)
     }
 
     async fn start_attestor(

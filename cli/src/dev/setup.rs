@@ -1,10 +1,11 @@
 //! What an administrator would do first: a token for the node, an entry for the user; and what a workload would: fetch its SVID.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mintmark_identity::{SpiffeId, TrustDomain};
 use mintmark_proto::spire::server::agent::agent_client::AgentClient;
-use mintmark_proto::spire::server::agent::{CreateJoinTokenRequest, DeleteAgentRequest};
+use mintmark_proto::spire::server::agent::{CreateJoinTokenRequest, DeleteAgentRequest, ListAgentsRequest};
 use mintmark_proto::spire::server::entry::entry_client::EntryClient;
 use mintmark_proto::spire::server::entry::{
     BatchCreateEntryRequest, BatchDeleteEntryRequest, ListEntriesRequest, list_entries_request,
@@ -142,15 +143,21 @@ impl Setup {
             .await?
             .entries;
         let mut agents = admin!(AgentClient, context);
+        let request = ListAgentsRequest::default();
+        let joined = context.ask("list the nodes", agents.list_agents(request)).await?.agents;
+        let joined: BTreeSet<_> = joined.iter().map(|agent| id_text(agent.id.as_ref())).collect();
         let mut former = Vec::new();
         for entry in named {
             let parent = id_text(entry.parent_id.as_ref());
             if parent == node.as_str() || !parent.contains("/spire/agent/join_token/") {
                 continue;
             }
-            let request = DeleteAgentRequest { id: entry.parent_id };
-            // One that never joined is not there.
-            let _ = context.ask("forget a former node", agents.delete_agent(request)).await;
+            if joined.contains(&parent) {
+                let request = DeleteAgentRequest { id: entry.parent_id };
+                context
+                    .ask("forget a former node", agents.delete_agent(request))
+                    .await?;
+            }
             former.push(entry.id);
         }
         if !former.is_empty() {
