@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     options::Pace,
     process::{Memory, Process},
-    scrape::{self, Fsyncs},
+    scrape::{self, Ledger},
     target::Target,
 };
 
@@ -40,7 +40,7 @@ pub(crate) struct Window {
     pub(crate) server_cpu: Duration,
     pub(crate) own_cpu: Duration,
     pub(crate) memory: Memory,
-    pub(crate) fsyncs: Option<Fsyncs>,
+    pub(crate) ledger: Option<Ledger>,
     pub(crate) latencies: Latencies,
 }
 
@@ -134,7 +134,7 @@ pub(crate) async fn drive<W: Worker>(
     window.server_cpu = after.server_cpu.saturating_sub(before.server_cpu);
     window.own_cpu = after.own_cpu.saturating_sub(before.own_cpu);
     window.memory = after.memory;
-    window.fsyncs = after.fsyncs.zip(before.fsyncs).map(|(after, before)| after - before);
+    window.ledger = after.ledger.zip(before.ledger).map(|(after, before)| after - before);
     Ok((window, workers))
 }
 
@@ -212,13 +212,13 @@ struct Reading {
     server_cpu: Duration,
     own_cpu: Duration,
     memory: Memory,
-    fsyncs: Option<Fsyncs>,
+    ledger: Option<Ledger>,
 }
 
 impl Reading {
     async fn take(target: &Target) -> Result<Self> {
-        let fsyncs = match target.metrics {
-            Some(address) => scrape::fsyncs(address).await?,
+        let ledger = match target.metrics {
+            Some(address) => scrape::ledger(address).await?,
             None => None,
         };
         Ok(Self {
@@ -226,7 +226,7 @@ impl Reading {
             server_cpu: target.process.cpu()?,
             own_cpu: Process::own().cpu()?,
             memory: target.process.memory()?,
-            fsyncs,
+            ledger,
         })
     }
 }

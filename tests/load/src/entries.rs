@@ -205,3 +205,27 @@ async fn wait_authorized(channel: &Channel, count: usize) -> Result<()> {
 pub(crate) fn text(id: &Spiffeid) -> String {
     format!("spiffe://{}{}", id.trust_domain, id.path)
 }
+
+/// A SPIFFE ID with a path, from text.
+pub(crate) fn parse(id: &str) -> Result<Spiffeid> {
+    let rest = id
+        .strip_prefix("spiffe://")
+        .with_context(|| format!("{id:?} is not a SPIFFE ID"))?;
+    let (trust_domain, path) = rest.split_once('/').with_context(|| format!("{id:?} has no path"))?;
+    Ok(Spiffeid {
+        trust_domain: trust_domain.to_owned(),
+        path: format!("/{path}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_id_is_taken_apart_and_put_together() {
+        let id = "spiffe://bench.test/spire/agent/join_token/abc";
+        assert_eq!(text(&parse(id).unwrap()), id);
+        assert!(parse("bench.test/a").is_err());
+    }
+}

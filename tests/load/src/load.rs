@@ -4,11 +4,15 @@ mod entries;
 mod idle;
 mod jwt;
 mod million;
+mod node;
 mod propagation;
 mod x509_batch;
 mod x509_link;
+mod yardstick;
 
-use anyhow::{Context as _, Result};
+pub(crate) use node::workload;
+
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     options::{Load, Options},
@@ -21,8 +25,10 @@ const SAMPLES: usize = 500;
 
 /// Runs the measurement that was asked for.
 pub(crate) async fn run(options: &Options) -> Result<Report> {
-    if let Load::Million(load) = &options.load {
-        return million::run(&options.target, load).await;
+    match &options.load {
+        Load::Million(load) => return million::run(&options.target, load).await,
+        Load::Yardstick => return yardstick::run(&options.target),
+        _ => {}
     }
     let pid = options.target.pid.context("--pid is needed: the server's process ID")?;
     if let Load::Idle(load) = &options.load
@@ -38,7 +44,8 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         Load::Entries(load) => entries::run(&target, load).await,
         Load::Propagation(load) => propagation::run(&target, load).await,
         Load::Idle(load) => idle::run(&target, load).await,
-        Load::Million(load) => million::run(&options.target, load).await,
+        Load::Node(load) => node::run(&target, load).await,
+        Load::Million(_) | Load::Yardstick | Load::Workload(_) => bail!("this needs no running server"),
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! target   the server: its channels, its trust bundle, its process, its metrics
-//! node     one agent: joins by token, then speaks mTLS; link: the same on Mintmark's link
+//! node     one agent: joins by token, then speaks mTLS; link: the same on Mintmark's link; workload: one behind a real node
 //! drive    workers in a closed loop, or at a fixed rate; warm-up, window, latencies
 //! load     one module a measurement
 //! check    verifies the sample
@@ -34,13 +34,14 @@ mod report;
 mod scrape;
 mod target;
 mod tls;
+mod workload;
 
 use std::{io::Write as _, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
-use options::{Options, Output};
+use options::{Load, Options, Output};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -54,6 +55,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> Result<()> {
+    if let Load::Workload(workload) = &options.load {
+        return load::workload(workload).await;
+    }
     process::refuse_memory_disk(&options.target.data_dir)?;
     process::raise_descriptor_limit().context("raise the limit of open files")?;
     let report = load::run(options).await?;

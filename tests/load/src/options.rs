@@ -35,7 +35,7 @@ pub(crate) struct Target {
     #[arg(long, value_name = "PID", value_parser = value_parser!(u32).range(1..))]
     pub(crate) pid: Option<u32>,
     /// Where its data is: must be a real disk
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/mintmark/server")]
     pub(crate) data_dir: PathBuf,
     /// Its Prometheus metrics (http://IP:PORT/metrics), for leaves per fsync
     #[arg(long, value_name = "IP:PORT", value_parser = loopback)]
@@ -66,8 +66,15 @@ pub(crate) enum Load {
     Propagation(Propagation),
     /// Memory and CPU of connected nodes that do nothing
     Idle(Idle),
+    /// Memory and CPU of a node (--pid) with workloads that hold their streams open; needs root, to be several users
+    Node(Node),
     /// Many entries: restart, ready, memory, look-up
     Million(Million),
+    /// What this machine's core and disk can do: signatures, verifications, fsyncs
+    Yardstick,
+    /// One workload of `node`
+    #[command(hide = true)]
+    Workload(Workload),
 }
 
 /// For how long, and how hard.
@@ -213,6 +220,34 @@ pub(crate) struct Idle {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Node {
+    /// Workloads, each a process of a user of its own
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..=1000))]
+    pub(crate) workloads: u32,
+    /// The node's Workload API, open to every user
+    #[arg(long, value_name = "PATH")]
+    pub(crate) workload_socket: PathBuf,
+    /// The node's SPIFFE ID, the parent of the entries
+    #[arg(long, value_name = "SPIFFE_ID")]
+    pub(crate) node_id: String,
+    /// How long it may take until each has its SVID
+    #[arg(long, value_name = "S", default_value_t = 120, value_parser = value_parser!(u64).range(1..=600))]
+    pub(crate) patience: u64,
+    /// How long is measured
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// How long it is left alone before that
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = value_parser!(u64).range(0..=600))]
+    pub(crate) settle: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Workload {
+    /// The node's Workload API
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Million {
     /// How many entries
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = value_parser!(u32).range(1000..=2_000_000))]
@@ -226,6 +261,9 @@ pub(crate) struct Million {
     /// How long a start may take
     #[arg(long, value_name = "S", default_value_t = 300, value_parser = value_parser!(u64).range(1..=3600))]
     pub(crate) patience: u64,
+    /// Where what the server says goes (default: nowhere)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) server_log: Option<PathBuf>,
     /// The server's command line; it is started and stopped here
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,

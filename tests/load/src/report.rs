@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     drive::{Latencies, Window},
     process::Memory,
+    scrape::Ledger,
 };
 
 /// Figures by name, in the order they were put in.
@@ -44,7 +45,7 @@ impl Report {
     pub(crate) fn window(self, unit: &'static str, window: &Window) -> Self {
         let (wall, cpu) = (window.wall.as_secs_f64(), window.server_cpu.as_secs_f64());
         let brought = count(window.credentials);
-        let fsyncs = window.fsyncs;
+        let ledger = window.ledger.as_ref();
         self.number("seconds", wall)
             .with(unit, window.credentials)
             .with("calls", window.calls)
@@ -55,11 +56,14 @@ impl Report {
             .number("load_cpu_seconds", window.own_cpu.as_secs_f64())
             .latencies(&window.latencies)
             .memory(window.memory)
-            .number("fsyncs", fsyncs.map(|f| f.fsyncs))
+            .number("fsyncs", ledger.map(|ledger| ledger.fsyncs))
             .number(
                 "leaves_per_fsync",
-                fsyncs.filter(|f| f.fsyncs > 0.0).map(|f| f.leaves / f.fsyncs),
+                ledger
+                    .filter(|ledger| ledger.fsyncs > 0.0)
+                    .map(|ledger| ledger.leaves / ledger.fsyncs),
             )
+            .number("log_p50_ms", ledger.and_then(Ledger::log_p50_ms))
     }
 
     /// Of a sorted list.

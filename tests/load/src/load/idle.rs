@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     link, node,
     options::Idle,
-    process::Process,
+    process::{Memory, Process},
     report::{Report, count},
     target::Target,
 };
@@ -21,7 +21,7 @@ pub(super) async fn run(target: &Target, load: &Idle) -> Result<Report> {
     let before = target.process.memory()?;
     let nodes = node::join_all(target, load.nodes).await?;
     let links = link::open_all(&nodes).await?;
-    let quiet = quiet(target.process, load).await?;
+    let quiet = Quiet::watch(target.process, load.settle, load.seconds).await?;
     drop(links);
     let grown = count(quiet.memory.now) - count(before.now);
     Ok(quiet
@@ -33,28 +33,31 @@ pub(super) async fn run(target: &Target, load: &Idle) -> Result<Report> {
 
 /// Without any nodes of ours.
 pub(super) async fn alone(label: &str, pid: u32, load: &Idle) -> Result<Report> {
-    Ok(quiet(Process(pid), load).await?.report("idle", label).with("nodes", 0))
+    let quiet = Quiet::watch(Process(pid), load.settle, load.seconds).await?;
+    Ok(quiet.report("idle", label).with("nodes", 0))
 }
 
-struct Quiet {
+/// A process that is left alone.
+pub(super) struct Quiet {
     wall: Duration,
     cpu: Duration,
-    memory: crate::process::Memory,
-}
-
-async fn quiet(process: Process, load: &Idle) -> Result<Quiet> {
-    tokio::time::sleep(Duration::from_secs(load.settle)).await;
-    let (begun, before) = (Instant::now(), process.cpu()?);
-    tokio::time::sleep(Duration::from_secs(load.seconds)).await;
-    Ok(Quiet {
-        wall: begun.elapsed(),
-        cpu: process.cpu()?.saturating_sub(before),
-        memory: process.memory()?,
-    })
+    memory: Memory,
 }
 
 impl Quiet {
-    fn report(&self, measure: &'static str, label: &str) -> Report {
+    /// Leaves it alone for `settle` seconds, and then watches it.
+    pub(super) async fn watch(process: Process, settle: u64, seconds: u64) -> Result<Self> {
+        tokio::time::sleep(Duration::from_secs(settle)).await;
+        let (begun, before) = (Instant::now(), process.cpu()?);
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        Ok(Self {
+            wall: begun.elapsed(),
+            cpu: process.cpu()?.saturating_sub(before),
+            memory: process.memory()?,
+        })
+    }
+
+    pub(super) fn report(&self, measure: &'static str, label: &str) -> Report {
         Report::new(measure, label)
             .seconds("seconds", self.wall)
             .seconds("server_cpu_seconds", self.cpu)

@@ -2,6 +2,7 @@
 //! and whether a node's look-up has become slower.
 
 use std::{
+    fs::File,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -95,6 +96,7 @@ impl Server {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(log_of(load)?)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {program}"))?;
@@ -133,6 +135,18 @@ impl Server {
         ensure!(status.success(), "the server stopped with {status}");
         Ok(begun.elapsed())
     }
+}
+
+fn log_of(load: &Million) -> Result<Stdio> {
+    let Some(path) = &load.server_log else {
+        return Ok(Stdio::null());
+    };
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))?;
+    Ok(log.into())
 }
 
 async fn ready(options: &options::Target, load: &Million, pid: u32) -> bool {

@@ -2,21 +2,16 @@
 //! an open stream of a workload. Timed from the start of the call, so that what the server does to keep it is in it.
 
 use std::{
-    collections::BTreeSet,
     path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
-use mintmark_proto::{
-    spire::{
-        server::entry::entry_client::EntryClient,
-        types::{Entry, Spiffeid},
-    },
-    workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
+use anyhow::{Context as _, Result};
+use mintmark_proto::spire::{
+    server::entry::entry_client::EntryClient,
+    types::{Entry, Spiffeid},
 };
 use tokio::time::timeout;
-use tonic::{Code, Request, Streaming, metadata::MetadataValue, transport::Channel};
 
 use crate::{
     drive::Latencies,
@@ -25,7 +20,8 @@ use crate::{
     node,
     options::{Propagation, Where},
     report::Report,
-    target::{Target, unix},
+    target::Target,
+    workload,
 };
 
 /// Between two looks at the agent's API.
@@ -40,7 +36,7 @@ pub(super) async fn run(target: &Target, load: &Propagation) -> Result<Report> {
         Where::Workload => {
             let socket = load.workload_socket.as_deref().context("--workload-socket is needed")?;
             let parent = load.node_id.as_deref().context("--node-id is needed")?;
-            at_workload(target, load.rounds, patience, socket, &parse(parent)?).await?
+            at_workload(target, load.rounds, patience, socket, &entries::parse(parent)?).await?
         }
     };
     let at = match load.at {
@@ -130,19 +126,19 @@ async fn at_workload(
     let mut names = Names::new();
     // A workload without any identity is refused a stream: one entry stays for as long as this runs.
     let first = create(target, names.entry_for(parent, selector.clone())).await?;
-    let opened = timeout(patience, open(socket, &first.spiffe_id)).await;
+    let opened = timeout(patience, workload::open(socket, &first.spiffe_id)).await;
     let mut stream = opened.context("the workload got no identity")??;
     let mut latencies = Latencies::default();
     for _ in 0..rounds {
         let begun = Instant::now();
         let made = create(target, names.entry_for(parent, selector.clone())).await?;
-        let came = until(&mut stream, |held| held.contains(&*made.spiffe_id));
+        let came = workload::until(&mut stream, |held| held.contains(&*made.spiffe_id));
         timeout(patience, came)
             .await
             .context("no SVID came on the open stream")??;
         latencies.push(begun.elapsed());
         entries::delete(target, [&made]).await?;
-        let gone = until(&mut stream, |held| !held.contains(&*made.spiffe_id));
+        let gone = workload::until(&mut stream, |held| !held.contains(&*made.spiffe_id));
         timeout(patience, gone)
             .await
             .context("the SVID stayed on the open stream")??;
@@ -154,65 +150,4 @@ async fn at_workload(
 async fn create(target: &Target, entry: Entry) -> Result<Identity> {
     let made = entries::create(target, vec![entry]).await?;
     made.into_iter().next().context("no entry was made")
-}
-
-/// Opens the stream of X.509-SVIDs, again and again until it brings this identity.
-async fn open(socket: &Path, spiffe_id: &str) -> Result<Streaming<X509svidResponse>> {
-    let mut client: SpiffeWorkloadApiClient<Channel> = SpiffeWorkloadApiClient::new(unix(socket).await?);
-    loop {
-        let mut request = Request::new(X509svidRequest {});
-        request
-            .metadata_mut()
-            .insert("workload.spiffe.io", MetadataValue::from_static("true"));
-        let refused = match client.fetch_x509svid(request).await {
-            Ok(opened) => {
-                let mut stream = opened.into_inner();
-                match until(&mut stream, |held| held.contains(spiffe_id)).await {
-                    Ok(()) => return Ok(stream),
-                    Err(error) => error,
-                }
-            }
-            Err(status) => status.into(),
-        };
-        let code = refused.downcast_ref::<tonic::Status>().map(tonic::Status::code);
-        if !matches!(code, Some(Code::PermissionDenied | Code::Unavailable)) {
-            return Err(refused.context("fetch X.509-SVIDs"));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Reads the stream until the identities it brings are as wanted.
-async fn until(stream: &mut Streaming<X509svidResponse>, wanted: impl Fn(&BTreeSet<String>) -> bool) -> Result<()> {
-    loop {
-        let Some(message) = stream.message().await? else {
-            bail!("the stream of X.509-SVIDs ended");
-        };
-        if wanted(&message.svids.into_iter().map(|svid| svid.spiffe_id).collect()) {
-            return Ok(());
-        }
-    }
-}
-
-fn parse(id: &str) -> Result<Spiffeid> {
-    let rest = id
-        .strip_prefix("spiffe://")
-        .with_context(|| format!("{id:?} is not a SPIFFE ID"))?;
-    let (trust_domain, path) = rest.split_once('/').with_context(|| format!("{id:?} has no path"))?;
-    Ok(Spiffeid {
-        trust_domain: trust_domain.to_owned(),
-        path: format!("/{path}"),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_id_is_taken_apart_and_put_together() {
-        let id = "spiffe://bench.test/spire/agent/join_token/abc";
-        assert_eq!(entries::text(&parse(id).unwrap()), id);
-        assert!(parse("bench.test/a").is_err());
-    }
 }
