@@ -31,7 +31,8 @@ const MAX_FILTER: usize = 1024;
 pub struct LogConfig {
     /// How a line looks.
     pub format: LogFormat,
-    /// Which lines there are: a level (`debug`) or a list such as `info,mintmark_server::ledger=debug`.
+    /// Which lines there are: a level (`debug`) or a list such as `info,mintmark_server::ledger=debug`. Its key is `level`, or `filter`.
+    #[serde(rename = "level", alias = "filter")]
     pub filter: String,
     /// Where traces go over OTLP/gRPC, such as `http://127.0.0.1:4317`; empty for nowhere.
     pub otlp: String,

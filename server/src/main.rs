@@ -75,7 +75,8 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mintmark-server: {error:#}");
+            // Our errors name their causes themselves.
+            eprintln!("mintmark-server: {error}");
             ExitCode::FAILURE
         }
     }

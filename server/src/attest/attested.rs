@@ -116,6 +116,16 @@ impl Author {
     }
 }
 
+impl std::fmt::Display for By {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Node(id) => id.fmt(f),
+            Self::Admin(author) => author.fmt(f),
+            Self::Server => f.write_str("server"),
+        }
+    }
+}
+
 impl std::fmt::Display for Author {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(&self.0)

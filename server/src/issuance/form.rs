@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mintmark_identity::Serial;
+use mintmark_identity::{Serial, SpiffeId};
 use mintmark_proto::ledger::Kind as LeafKind;
 
 use super::issuer::{Call, Grant, Inner, IssuanceConfig};
@@ -46,6 +46,10 @@ pub(super) trait Form: Sync {
     ) -> Result<Self::Svid, Refusal>;
     /// Verifies the signature of the finished credential.
     fn verify(&self, svid: &Self::Svid) -> Result<(), SignError>;
+    /// Whose an order is, and for which entry: for the log.
+    fn subject(order: &Self::Order) -> (&SpiffeId, Option<&str>);
+    /// The serial and the end of a credential: for the log.
+    fn outcome(svid: &Self::Svid) -> (Serial, i64);
 }
 
 /// X.509-SVIDs.
@@ -116,6 +120,14 @@ impl Form for X509Form {
 
     fn verify(&self, svid: &X509Svid) -> Result<(), SignError> {
         svid.chain.first().map_or(Ok(()), |leaf| self.0.verify(leaf))
+    }
+
+    fn subject(order: &X509Order) -> (&SpiffeId, Option<&str>) {
+        (&order.spiffe_id, order.entry_id.as_deref())
+    }
+
+    fn outcome(svid: &X509Svid) -> (Serial, i64) {
+        (svid.serial, svid.not_after)
     }
 }
 
@@ -199,6 +211,14 @@ impl Form for JwtForm {
     fn verify(&self, svid: &JwtSvid) -> Result<(), SignError> {
         self.0.verify(&svid.token)
     }
+
+    fn subject(order: &JwtOrder) -> (&SpiffeId, Option<&str>) {
+        (&order.spiffe_id, order.entry_id.as_deref())
+    }
+
+    fn outcome(svid: &JwtSvid) -> (Serial, i64) {
+        (svid.jti, svid.expires_at)
+    }
 }
 
 impl JwtOrder {
@@ -279,6 +299,14 @@ impl Form for WitForm {
 
     fn verify(&self, svid: &WitSvid) -> Result<(), SignError> {
         self.0.verify(&svid.token)
+    }
+
+    fn subject(order: &WitOrder) -> (&SpiffeId, Option<&str>) {
+        (&order.spiffe_id, order.entry_id.as_deref())
+    }
+
+    fn outcome(svid: &WitSvid) -> (Serial, i64) {
+        (svid.jti, svid.expires_at)
     }
 }
 

@@ -25,6 +25,9 @@ const MAX_BATCH: usize = 1_000;
 const TURN: usize = 32;
 /// The signature of one credential in so many is verified.
 const VERIFY_EVERY: u64 = 1_024;
+/// The log's targets.
+const ISSUED: &str = "mintmark_server::issued";
+const REFUSED: &str = "mintmark_server::refused";
 /// The random part of a serial in bytes.
 const RANDOM: usize = 11;
 
@@ -209,7 +212,9 @@ impl Inner {
             self.sign(form, granted, logged, &mut answers).await;
             self.metrics.took(Phase::Sign, self.clock.instant() - durable);
         }
-        self.account(F::KIND, start, answers)
+        let answers = self.account(F::KIND, start, answers);
+        tell::<F>(asked, orders, &answers);
+        answers
     }
 
     /// Holds every order of a call against the rules and the verdict.
@@ -337,5 +342,28 @@ impl Inner {
             .filter_map(|answer| answer.as_ref().err())
             .for_each(|refusal| self.metrics.refused(kind, refusal));
         answers
+    }
+}
+
+/// Writes down what became of each order. The leaf is the record of an issuance; this is for who watches the log: `mintmark_server::issued=debug` shows what was
+/// issued, refusals are always shown.
+fn tell<F: Form>(asked: &Attested, orders: &[F::Order], answers: &[Result<F::Svid, Refusal>]) {
+    let mut is_told = false;
+    for (order, answer) in orders.iter().zip(answers) {
+        let (spiffe_id, entry) = F::subject(order);
+        match answer {
+            Ok(svid) => {
+                if tracing::enabled!(target: ISSUED, tracing::Level::DEBUG) {
+                    let (serial, ends) = F::outcome(svid);
+                    tracing::debug!(target: ISSUED, kind = F::KIND, %serial, %spiffe_id, entry, by = %asked.by(), ends, "issued");
+                }
+            }
+            // What hits all orders of a call alike is told once.
+            Err(why) if !why.is_callers_fault() && std::mem::replace(&mut is_told, true) => {}
+            Err(why) => {
+                let reason = why.reason();
+                tracing::warn!(target: REFUSED, kind = F::KIND, %spiffe_id, entry, by = %asked.by(), reason, %why, "refused");
+            }
+        }
     }
 }

@@ -24,6 +24,9 @@ use crate::world::{Node, World, attest, attest_params, csr, entry, id_message, i
 /// What SPIRE's agents read from a refusal.
 fn reason(status: &Status) -> Option<Reason> {
     let whole = tonic_types::pb::Status::decode(status.details()).unwrap();
+    if whole.details.is_empty() {
+        return None;
+    }
     assert_eq!((whole.code, &*whole.message), (status.code().into(), status.message()));
     let any = whole.details.first()?;
     assert_eq!(
@@ -112,7 +115,15 @@ async fn an_svid_that_has_ended_makes_no_node_of_an_open_connection() {
         (refused.code(), reason(&refused)),
         (Code::PermissionDenied, Some(Reason::AgentExpired))
     );
-    assert!(world.connect(Some(node.credential.clone())).await.is_err());
+    // With TLS 1.3 a client may think that it is connected until it asks for something.
+    if let Ok(channel) = world.connect(Some(node.credential.clone())).await {
+        let refused = authorized(&Node { channel, ..node }).await.unwrap_err();
+        assert_eq!(
+            reason(&refused),
+            None,
+            "refused in the handshake, not by the API: {refused}"
+        );
+    }
     world.shutdown().await;
 }
 

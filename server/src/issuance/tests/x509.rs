@@ -260,6 +260,14 @@ impl Form for Faulty {
             ..svid.clone()
         })
     }
+
+    fn subject(order: &X509Order) -> (&SpiffeId, Option<&str>) {
+        X509Form::subject(order)
+    }
+
+    fn outcome(svid: &X509Svid) -> (Serial, i64) {
+        X509Form::outcome(svid)
+    }
 }
 
 #[tokio::test]
