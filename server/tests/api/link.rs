@@ -261,7 +261,7 @@ async fn a_slow_node_is_sent_no_more_than_it_acknowledges_and_then_the_latest_st
         .sign(
             1,
             vec![binding(
-                &sent.iter().flat_map(|update| ids(update)).next().unwrap_or("none"),
+                sent.iter().flat_map(|update| ids(update)).next().unwrap_or("none"),
             )],
         )
         .await;
