@@ -29,11 +29,12 @@ pub(super) fn run(log: &Arc<Log>) {
         let count = u64::from(batch.count);
         match writer.write(&mut batch) {
             Ok(()) => {
-                log.queue.done(batch);
-                log.metrics.queued.dec_by(metrics::count(count));
+                // Noted before those who wait are woken: whoever was answered finds the state that goes with it.
                 if log.note_refusal(None) {
                     tracing::info!(path = %log.stored.dir.display(), "the issuance log has room again");
                 }
+                log.queue.done(batch);
+                log.metrics.queued.dec_by(metrics::count(count));
             }
             Err(error) => {
                 if log.note_refusal(Some(error.clone())) {
