@@ -105,7 +105,7 @@ async fn follow(socket: String) -> BTreeSet<Vec<u8>> {
     let trust_domain = TrustDomain::new("dev.mintmark.test").unwrap();
     let mut updates = source.updated();
     let mut authorities = BTreeSet::new();
-    let mut streams = 0;
+    let mut round = 0;
     loop {
         let context = source.x509_context().expect("the source has a context");
         let svid = Arc::clone(context.default_svid().expect("an SVID"));
@@ -113,13 +113,16 @@ async fn follow(socket: String) -> BTreeSet<Vec<u8>> {
         let roots: Vec<&[u8]> = bundle.authorities().iter().map(AsRef::as_ref).collect();
         authorities.insert(signed_by_one_of(svid.cert_chain()[0].as_ref(), &roots));
 
-        let audience = [format!("audience-{streams}")];
-        let token = jwt_source.fetch_jwt_svid(&audience).await.expect("a JWT-SVID");
-        client
-            .validate_jwt_token(&audience[0], token.token())
-            .await
-            .expect("the JWT-SVID is valid");
-        streams += 1;
+        // Many, so that some meet the moment at which the node's own SVID is replaced.
+        for n in 0..40 {
+            let audience = [format!("audience-{round}-{n}")];
+            let token = jwt_source.fetch_jwt_svid(&audience).await.expect("a JWT-SVID");
+            if n == 0 {
+                let valid = client.validate_jwt_token(&audience[0], token.token()).await;
+                valid.expect("the JWT-SVID is valid");
+            }
+        }
+        round += 1;
         assert!(source.is_healthy() && jwt_source.is_healthy());
         if authorities.len() > ROTATIONS {
             return authorities;
