@@ -19,6 +19,9 @@ use crate::store::{
     types::KeyValue,
 };
 
+/// How often sled's lock is asked for, and how long is waited in between.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 /// Bytes of pages that sled keeps in memory.
 const CACHE: u64 = 16 << 20;
 
@@ -49,7 +52,7 @@ impl SledIndex {
                 .path(directory)
                 .cache_capacity(CACHE)
                 .flush_every_ms(None);
-            let db = config.open().map_err(broken)?;
+            let db = unlocked(|| config.open()).map_err(broken)?;
             let position = match db.get(META).map_err(broken)? {
                 None => None,
                 Some(meta) => Some(decode_meta(&meta, id)?),
@@ -60,6 +63,23 @@ impl SledIndex {
 
     fn db(&self) -> Result<&Db, IndexError> {
         self.db.as_ref().ok_or_else(|| IndexError("it is closed".to_owned()))
+    }
+}
+
+/// Opens sled, whose lock may be held for a moment by nobody: a process that is just being started by this one has all its files until it becomes another
+/// program. The store's own lock says that no other store has them, so this is no damage.
+fn unlocked(open: impl Fn() -> sled::Result<Db>) -> sled::Result<Db> {
+    let mut tries = 0;
+    loop {
+        match open() {
+            Err(sled::Error::Io(error))
+                if tries < LOCK_TRIES && error.to_string().contains("could not acquire lock") =>
+            {
+                tries += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
     }
 }
 
