@@ -119,7 +119,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when a condition fails; [`StoreError::Full`] when the disk is, which
-    /// leaves everything as it was and ends when there is space again.
+    /// leaves everything as it was and ends when there is space again; [`StoreError::Index`] when it may have
+    /// happened but cannot be shown yet.
     pub async fn commit(&self, txn: Txn) -> Result<Revision, StoreError> {
         txn.check()?;
         self.engine.commit(txn).await

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use mintmark_runtime::clock::Clock;
 use tokio::sync::watch;
 
 use super::{
@@ -167,7 +168,7 @@ impl<T: Fold> Follower<T> {
                 Err(error) => {
                     let prefix = self.prefix.escape_ascii();
                     tracing::warn!(%error, %prefix, "cannot follow the store, trying again");
-                    tokio::time::sleep(RETRY).await;
+                    Clock::system().sleep(RETRY).await;
                 }
             }
         }

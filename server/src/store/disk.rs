@@ -29,7 +29,11 @@ use mintmark_runtime::{clock::Clock, fs::DirLock};
 
 pub use self::open::OpenReport;
 pub(super) use self::open::open;
-use self::{file::failed, journal::Journal, snapshot::Snapshots};
+use self::{
+    file::{RESERVE, failed},
+    journal::Journal,
+    snapshot::Snapshots,
+};
 use super::{
     digest::Position,
     error::StoreError,
@@ -44,7 +48,7 @@ use super::{
 pub(super) struct Settings {
     /// A snapshot is due when the journal after the last one is longer than this, and than that one.
     pub(super) snapshot_after: u64,
-    /// Bytes that must stay free on the file system; sled, which does not survive a full one, needs them.
+    /// Bytes that must stay free on the file system.
     pub(super) reserve: u64,
 }
 
@@ -52,7 +56,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             snapshot_after: 32 << 20,
-            reserve: 16 << 20,
+            reserve: RESERVE,
         }
     }
 }
@@ -136,6 +140,15 @@ impl Disk {
         let _files = snapshot::lock(&self.files);
         let (index, replayed) = rebuild::rebuild(&self.places, self.id)?;
         Ok((index, replayed.end))
+    }
+
+    /// That the journal is not what was written to it.
+    pub(super) fn damaged(&self, why: String) -> StoreError {
+        StoreError::Damaged {
+            path: self.places.journal.clone(),
+            offset: 0,
+            why,
+        }
     }
 
     /// Says in the journal that it ends in order. The index is gone by then, so that a snapshot that is

@@ -47,7 +47,7 @@ pub enum StoreError {
     },
 
     /// There is not enough space to write; nothing was changed, and commits resume by themselves.
-    #[error("no space to commit in {}: {why}; free or add space, commits resume by themselves", path.display())]
+    #[error("no space in {}: {why}; free or add space, commits then resume by themselves", path.display())]
     Full {
         /// The directory on the full file system.
         path: PathBuf,
@@ -77,10 +77,18 @@ pub enum StoreError {
         source: Arc<io::Error>,
     },
 
-    /// The index failed while serving; it is being rebuilt from the journal.
+    /// The index failed while serving; it is being rebuilt from the journal. A commit that is answered so may
+    /// have happened: read to find out.
     #[error("the index failed ({why}) and is being rebuilt from snapshot and journal; try again")]
     Index {
         /// What failed.
+        why: String,
+    },
+
+    /// Something long was given up, and left no trace.
+    #[error("{why}; try again")]
+    Interrupted {
+        /// What, and why.
         why: String,
     },
 

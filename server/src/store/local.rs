@@ -29,6 +29,9 @@ const QUEUE: usize = 1024;
 /// A range of more keys than this leaves the async worker to others.
 const LONG_RANGE: usize = 256;
 
+/// Long ranges and backups at once.
+const READERS: usize = 2;
+
 /// Long ranges that may wait.
 const LONG_RANGES: usize = 64;
 
@@ -75,7 +78,7 @@ impl Local {
         Self {
             shared,
             queue,
-            readers: BlockingPool::new("store-read", 1, LONG_RANGES),
+            readers: BlockingPool::new("store-read", READERS, LONG_RANGES),
             report,
             id,
             #[cfg(test)]
@@ -120,7 +123,7 @@ impl Engine for Local {
         let (shared, prefix, after) = (Arc::clone(&self.shared), prefix.to_vec(), after.map(<[u8]>::to_vec));
         let range = move || shared.range(&prefix, after.as_deref(), page);
         let range = self.readers.run(range).await;
-        self.tell(range.unwrap_or_else(|error| Err(StoreError::Index { why: error.to_string() })))
+        self.tell(range.unwrap_or_else(|error| Err(StoreError::Interrupted { why: error.to_string() })))
     }
 
     async fn commit(&self, txn: Txn) -> Result<Revision, StoreError> {
@@ -148,7 +151,7 @@ impl Engine for Local {
         let (shared, id, file) = (Arc::clone(&self.shared), self.id, file.to_path_buf());
         let backup = move || disk::backup::write(&shared, id, &file);
         let backup = self.readers.run(backup).await;
-        backup.unwrap_or_else(|error| Err(StoreError::Index { why: error.to_string() }))
+        backup.unwrap_or_else(|error| Err(StoreError::Interrupted { why: error.to_string() }))
     }
 
     async fn close(&self) {

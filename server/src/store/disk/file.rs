@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::fs::statvfs;
 
 use super::codec::{self, FRAME_LEN, FRAME_MAGIC, HEADER_LEN, Header, Kind};
 use crate::store::error::StoreError;
@@ -26,6 +27,24 @@ pub(in crate::store) fn failed(what: &'static str, path: &Path) -> impl FnOnce(i
             source: Arc::new(error),
         },
     }
+}
+
+/// Bytes that stay free on the file system: sled, which does not survive a full one, needs them.
+pub(in crate::store) const RESERVE: u64 = 16 << 20;
+
+/// That `needed` bytes are free on the file system of `directory`.
+pub(in crate::store) fn check_space(directory: &Path, needed: u64) -> Result<(), StoreError> {
+    // A file system that cannot say how much is free is found out by writing.
+    let Ok(space) = statvfs(directory) else { return Ok(()) };
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    if free >= needed {
+        return Ok(());
+    }
+    let why = format!("{} KiB are free, {} KiB must be", free >> 10, needed >> 10);
+    Err(StoreError::Full {
+        path: directory.into(),
+        why,
+    })
 }
 
 /// Reads a file from its start, record by record.
@@ -153,11 +172,16 @@ pub(in crate::store) struct RecordWriter {
     length: u64,
     /// Bytes that the kernel was not yet asked to write out.
     unsynced: u64,
+    /// The length up to which there was enough space when it was last looked at.
+    room: u64,
 }
 
 /// A long file is synced in steps of this many bytes, so that a journal's sync beside it never waits for
 /// all of it.
 const SYNC_STEP: u64 = 8 << 20;
+
+/// How much is written between two looks at the space that is left.
+const SPACE_STEP: u64 = 1 << 20;
 
 /// The end of a name that an unfinished file has.
 pub(in crate::store) const UNFINISHED: &str = "unfinished";
@@ -174,12 +198,19 @@ impl RecordWriter {
             header,
             length: 0,
             unsynced: 0,
+            room: 0,
         };
         writer.write(&header.encode())?;
         Ok(writer)
     }
 
+    /// Appends a record; gives up rather than to leave less than [`RESERVE`] free.
     pub(in crate::store) fn append(&mut self, payload: &[u8]) -> Result<(), StoreError> {
+        let longer = self.length + payload.len() as u64;
+        if longer > self.room {
+            check_space(parent(&self.temporary), RESERVE + SPACE_STEP + payload.len() as u64)?;
+            self.room = longer + SPACE_STEP;
+        }
         let frame = codec::frame(&self.header.salt, payload);
         self.write(&frame)?;
         self.write(payload)?;
@@ -221,11 +252,14 @@ impl Drop for RecordWriter {
 
 /// Makes what was created, renamed or removed beside `path` survive a power loss.
 pub(in crate::store) fn sync_parent(path: &Path) -> Result<(), StoreError> {
-    let parent = path
-        .parent()
-        .filter(|parent| *parent != Path::new(""))
-        .unwrap_or(Path::new("."));
+    let parent = parent(path);
     File::open(parent)
         .and_then(|dir| dir.sync_all())
         .map_err(failed("sync", parent))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| *parent != Path::new(""))
+        .unwrap_or(Path::new("."))
 }

@@ -11,17 +11,19 @@ use std::{
 
 use bytes::Bytes;
 use mintmark_runtime::crypto;
-use rustix::fs::statvfs;
 
 use super::{
     Failure,
     codec::{self, Header, Kind, Record},
-    file::{Next, RecordReader, RecordWriter, UNFINISHED, failed, sync_parent},
+    file::{Next, RecordReader, RecordWriter, UNFINISHED, check_space, failed, sync_parent},
 };
 use crate::store::{digest::Position, error::StoreError, history::Committed, index::IndexError, types::Revision};
 
 /// A segment that has grown past this is followed by a new one.
 const SEGMENT: u64 = 64 << 20;
+
+/// For every byte in the journal, so many are wanted free for what sled makes of it.
+const INDEX_SHARE: u64 = 4;
 
 /// The end of a segment's name.
 const SUFFIX: &str = "journal";
@@ -98,7 +100,11 @@ impl Journal {
 
     /// Makes one group of transactions durable. When it fails, nothing of it stays.
     pub(super) fn append(&mut self, payload: &[u8]) -> Result<u64, StoreError> {
-        self.check_space()?;
+        // The index takes more than the journal, and does not survive a full disk.
+        check_space(
+            &self.directory,
+            self.reserve.saturating_add(INDEX_SHARE * payload.len() as u64),
+        )?;
         if self.dirty {
             self.cut()?;
         }
@@ -151,22 +157,6 @@ impl Journal {
         cut.map_err(failed("cut the failed record off", &segment.path))?;
         self.dirty = false;
         Ok(())
-    }
-
-    fn check_space(&self) -> Result<(), StoreError> {
-        // A file system that cannot say how much is free is found out by writing.
-        let Ok(space) = statvfs(&self.directory) else {
-            return Ok(());
-        };
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
-        if free >= self.reserve {
-            return Ok(());
-        }
-        let why = format!("{} KiB are free, {} KiB must stay free", free >> 10, self.reserve >> 10);
-        Err(StoreError::Full {
-            path: self.directory.clone(),
-            why,
-        })
     }
 }
 

@@ -25,20 +25,25 @@ pub(super) fn rebuild(places: &Places, id: [u8; 16]) -> Result<(Box<dyn Index>, 
         remove(&places.index)?;
         SledIndex::open(&places.index, id).map(|(index, _)| Box::new(index) as Box<dyn Index>)
     };
-    match build(places, id, on_disk) {
-        Ok(built) => Ok(built),
-        Err(Failure::Store(error)) => Err(error),
-        Err(Failure::Index(error)) => {
-            tracing::error!(%error, "the index cannot be made on disk; it is kept in memory until the next start");
-            // An unfinished one is of no use, and takes space that may be what is missing.
-            let _ = remove(&places.index);
-            match build(places, id, || Ok(Box::new(MemoryIndex::default()))) {
-                Ok(built) => Ok(built),
-                Err(Failure::Store(error)) => Err(error),
-                Err(Failure::Index(error)) => Err(StoreError::Index { why: error.0 }),
-            }
+    // The second time without the one put aside, which takes space that may be what is missing.
+    for _ in 0..2 {
+        match build(places, id, on_disk) {
+            Ok(built) => return Ok(built),
+            Err(Failure::Store(error)) => return Err(error),
+            Err(Failure::Index(error)) => tracing::error!(%error, "the store's index cannot be made on disk"),
         }
+        let _ = remove(&places.damaged);
     }
+    tracing::error!("the store's index is kept in memory until the next start");
+    let _ = remove(&places.index);
+    build(places, id, || Ok(Box::new(MemoryIndex::default()))).map_err(|failure| match failure {
+        Failure::Store(error) => error,
+        Failure::Index(error) => StoreError::Damaged {
+            path: places.directory.clone(),
+            offset: 0,
+            why: format!("snapshot and journal do not lead to what they say: {error}"),
+        },
+    })
 }
 
 /// An index from the newest image that is whole, and the journal after it.

@@ -82,7 +82,7 @@ impl Snapshots {
     /// Waits for the one that is being taken.
     pub(super) fn wait(&mut self) -> Option<Result<u64, StoreError>> {
         let outcome = self.running.take()?.join().unwrap_or_else(|_| {
-            Err(StoreError::Index {
+            Err(StoreError::Interrupted {
                 why: "the snapshot's thread panicked".to_owned(),
             })
         });

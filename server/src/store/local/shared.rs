@@ -172,7 +172,7 @@ impl Shared {
             ))
         })?;
         if overflowed {
-            return Err(StoreError::Index {
+            return Err(StoreError::Interrupted {
                 why: "more was committed than an image could follow".to_owned(),
             });
         }

@@ -229,8 +229,14 @@ impl Writer {
         let (index, position) = disk.rebuild().inspect_err(|error| {
             tracing::error!(%error, "the store's index cannot be made again, trying again at the next commit");
         })?;
+        if position != self.position {
+            // What was acknowledged must not go away while everyone has seen it.
+            let (ends, seen) = (position.revision, self.position.revision);
+            let error = disk.damaged(format!("it ends at revision {ends}, but {seen} was acknowledged"));
+            tracing::error!(%error, "the store's index cannot be made again");
+            return Err(error);
+        }
         self.shared.replace(index, position);
-        self.position = position;
         self.shared.suspect.store(false, Ordering::Release);
         Ok(())
     }
