@@ -17,6 +17,7 @@ mod convert;
 mod debug;
 mod entry;
 mod gate;
+mod health;
 mod limits;
 mod link;
 mod localauthority;
@@ -52,6 +53,7 @@ use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 use tower::layer::util::{Identity, Stack};
 
@@ -111,6 +113,8 @@ pub struct Rooms {
     pub x509pop: Option<Arc<x509pop::Authorities>>,
     /// The lifetime of nodes' own SVIDs.
     pub agent_ttl: Ttl,
+    /// The audiences whose JWT-SVIDs are signed with RS256; `*` for all.
+    pub rs256_audiences: Arc<[String]>,
     /// The server's own SVID.
     pub credential: Credential,
     /// How the server is.
@@ -137,19 +141,12 @@ pub struct Api {
 pub type Gated = Router<Stack<Gate, Identity>>;
 
 impl Api {
-    /// Puts the gate before the rooms.
-    pub fn new(rooms: Rooms, limits: LimitsSection, metrics: &Metrics) -> Self {
+    /// Puts the gate before the rooms. With `traced`, each call is a span.
+    pub fn new(rooms: Rooms, limits: LimitsSection, traced: bool, metrics: &Metrics) -> Self {
         let callers = metrics.gauge("rate_limited_callers", "Callers whose rate is being counted");
         let buckets = Limits::new(rooms.clock.clone(), limits.clone(), callers);
         let calls = RpcMetrics::register(metrics);
-        let gate = Gate::new(
-            rooms.trust_domain.clone(),
-            rooms.clock.clone(),
-            rooms.registry.clone(),
-            rooms.nodes.clone(),
-            buckets,
-            calls,
-        );
+        let gate = Gate::new(&rooms, buckets, calls, traced);
         let link = link::LinkService::new(rooms.clone(), metrics);
         Self {
             rooms,
@@ -184,8 +181,9 @@ impl Api {
             rooms: self.rooms.clone(),
             launched,
         }));
-        let (_, health) = tonic_health::server::health_reporter();
-        services.add(health);
+        services.add(HealthServer::new(health::HealthService {
+            rooms: self.rooms.clone(),
+        }));
         services.reflect();
         self.serve(services)
     }

@@ -104,15 +104,17 @@ pub enum Engine {
 }
 
 /// `[keys]`.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeysSection {
     /// Where private keys live.
     pub manager: Manager,
     /// The file with the key-encryption key, 32 bytes; made at `<data_dir>/keys/kek` when empty.
     pub kek: PathBuf,
-    /// Also make an RSA key, for JWT-SVIDs that are asked for in RS256.
+    /// Also make an RSA key, for the JWT-SVIDs of [`KeysSection::rs256_audiences`].
     pub jwt_rs256: bool,
+    /// The audiences whose JWT-SVIDs are signed with RS256, as some take nothing else; `*` for all.
+    pub rs256_audiences: Vec<String>,
     /// A PEM file with the RSA key to use for RS256 instead of one of our own.
     pub rs256_import: PathBuf,
 }
@@ -361,6 +363,19 @@ impl Default for ListenSection {
             metrics: loopback(9090),
             health: any(8082),
             dns_names: Vec::new(),
+        }
+    }
+}
+
+impl Default for KeysSection {
+    fn default() -> Self {
+        Self {
+            manager: Manager::default(),
+            kek: PathBuf::new(),
+            jwt_rs256: false,
+            // Microsoft Entra documents RS256 alone.
+            rs256_audiences: vec!["api://AzureADTokenExchange".into()],
+            rs256_import: PathBuf::new(),
         }
     }
 }

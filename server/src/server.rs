@@ -229,7 +229,12 @@ impl Server {
         let anchors = watch::anchors(rooms, house);
         watch::health(rooms, health);
         watch::metrics(rooms, metrics);
-        let api = Api::new(rooms.clone(), config.limits.clone(), metrics);
+        let api = Api::new(
+            rooms.clone(),
+            config.limits.clone(),
+            !config.log.otlp.is_empty(),
+            metrics,
+        );
         let context = listeners::Context {
             config,
             issuer,

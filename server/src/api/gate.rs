@@ -18,12 +18,13 @@ use tonic::body::Body;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::{Instrument as _, Span};
 
 use super::caller::{Agent, Allowance, Caller};
 use super::limits::{Key, Limits};
 use super::methods::{self, Method, Who};
 use super::observe::{Observed, RpcMetrics};
-use super::status;
+use super::{Rooms, status};
 use crate::attest::Nodes;
 use crate::registry::{Filter, Registry};
 
@@ -42,6 +43,7 @@ struct Inner {
     nodes: Nodes,
     limits: Limits,
     metrics: RpcMetrics,
+    traced: bool,
 }
 
 /// The other end of a connection.
@@ -51,23 +53,17 @@ enum Peer<'a> {
 }
 
 impl Gate {
-    pub(super) fn new(
-        trust_domain: TrustDomain,
-        clock: Clock,
-        registry: Registry,
-        nodes: Nodes,
-        limits: Limits,
-        metrics: RpcMetrics,
-    ) -> Self {
-        let table = methods::table();
+    /// With `traced`, each call is a span.
+    pub(super) fn new(rooms: &Rooms, limits: Limits, metrics: RpcMetrics, traced: bool) -> Self {
         Self(Arc::new(Inner {
-            table,
-            trust_domain,
-            clock,
-            registry,
-            nodes,
+            table: methods::table(),
+            trust_domain: rooms.trust_domain.clone(),
+            clock: rooms.clock.clone(),
+            registry: rooms.registry.clone(),
+            nodes: rooms.nodes.clone(),
             limits,
             metrics,
+            traced,
         }))
     }
 
@@ -238,24 +234,36 @@ where
         // The one that is ready serves; the clone is for the next call.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
-        Box::pin(async move {
-            let call = gate
-                .0
-                .metrics
-                .begin(method_label(&gate.0.table, request.uri().path()), gate.0.clock.clone());
+        let method = method_label(&gate.0.table, request.uri().path());
+        let span = match gate.0.traced {
+            true => tracing::info_span!(
+                "call",
+                method,
+                caller = tracing::field::Empty,
+                code = tracing::field::Empty
+            ),
+            false => Span::none(),
+        };
+        let answer = async move {
+            let call = gate.0.metrics.begin(method, gate.0.clock.clone());
             let path = request.uri().path().to_owned();
             match gate.admit(&path, request.extensions_mut()).await {
                 Ok(()) => {
+                    if let Some(caller) = request.extensions().get::<Caller>().filter(|_| gate.0.traced) {
+                        Span::current().record("caller", tracing::field::display(caller));
+                    }
                     let response = inner.call(request).await?;
                     Ok(Observed::wrap(response, call))
                 }
                 Err(status) => {
                     tracing::debug!(method = path, code = ?status.code(), why = status.message(), "call refused");
+                    Span::current().record("code", tracing::field::debug(status.code()));
                     call.done(status.code());
                     Ok(status.into_http())
                 }
             }
-        })
+        };
+        Box::pin(answer.instrument(span))
     }
 }
 

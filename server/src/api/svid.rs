@@ -73,6 +73,7 @@ impl svid_server::Svid for SvidService {
         let id = workload_id("invalid SPIFFE ID", request.id, &self.rooms.trust_domain)?;
         let mut order = JwtOrder::new(id.clone(), audience(request.audience)?);
         order.ttl = ttl(request.ttl)?;
+        order.algorithm = self.algorithm(&order.audience);
         let minted = self.rooms.issuer.jwt(&asked, order).await;
         let minted = minted.map_err(|refusal| status::refusal("failed to sign JWT-SVID", &refusal));
         let object = minted
@@ -151,6 +152,7 @@ impl svid_server::Svid for SvidService {
             .ok_or_else(unauthorized)?;
         let mut order = JwtOrder::new(entry.spiffe_id.clone(), audience(request.audience)?);
         order.ttl = entry.jwt_ttl;
+        order.algorithm = self.algorithm(&order.audience);
         order.entry_id = Some(entry.id.clone());
         let svid = self.rooms.issuer.jwt(&agent.attested, order).await;
         let svid = svid.map_err(|refusal| status::refusal("failed to sign JWT-SVID", &refusal))?;
@@ -195,6 +197,12 @@ impl svid_server::Svid for SvidService {
 }
 
 impl SvidService {
+    /// The algorithm that the audience insists on, if one does.
+    fn algorithm(&self, audience: &[String]) -> Option<JwsAlg> {
+        let wants = |wanted: &String| wanted == "*" || audience.contains(wanted);
+        self.rooms.rs256_audiences.iter().any(wants).then_some(JwsAlg::Rs256)
+    }
+
     /// The entries with these IDs, those that are the node's.
     fn entries<'a>(&self, agent: &Agent, ids: impl IntoIterator<Item = &'a str>) -> Vec<Option<Arc<Entry>>> {
         let record = &agent.record;

@@ -103,6 +103,7 @@ pub(super) async fn open(
         issuer,
         x509pop,
         agent_ttl: config.agent_ttl(),
+        rs256_audiences: rs256_audiences(config),
         credential: Credential::empty(),
         health: health.clone(),
         log: options.log.clone(),
@@ -186,6 +187,14 @@ fn authority_config(config: &Config) -> AuthorityConfig {
             (true, false) => Rs256::Imported(import.clone()),
         },
         ..AuthorityConfig::default()
+    }
+}
+
+/// None without a key for them.
+fn rs256_audiences(config: &Config) -> Arc<[String]> {
+    match config.keys.jwt_rs256 {
+        true => config.keys.rs256_audiences.as_slice().into(),
+        false => Arc::default(),
     }
 }
 

@@ -184,6 +184,27 @@ async fn a_new_authority_is_published_before_it_signs_and_the_servers_own_svid_l
 }
 
 #[tokio::test]
+async fn the_servers_own_svid_is_replaced_at_half_of_its_life() {
+    let world = World::new().await;
+    let shown = || world.server.rooms().credential.chain().unwrap();
+    let first = shown();
+    world.clock.advance(Duration::from_secs(1801));
+    in_time(async {
+        while shown() == first {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    world.clock.advance(Duration::from_secs(1800));
+    assert_eq!(
+        https(&world, "GET", "/", "").await.status,
+        200,
+        "the first one has ended"
+    );
+    world.shutdown().await;
+}
+
+#[tokio::test]
 async fn certificates_from_files_are_shown_and_read_again_when_they_change() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str| {

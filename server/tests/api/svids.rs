@@ -274,6 +274,58 @@ async fn a_jwt_svid_is_verified_by_the_published_oidc_keys() {
 }
 
 #[tokio::test]
+async fn an_audience_that_takes_nothing_else_gets_rs256() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("rsa.pem");
+    let made = Command::new("openssl")
+        .args([
+            "genpkey",
+            "-algorithm",
+            "RSA",
+            "-pkeyopt",
+            "rsa_keygen_bits:2048",
+            "-out",
+        ])
+        .arg(&key)
+        .output()
+        .expect("openssl is installed");
+    assert!(made.status.success(), "{made:?}");
+    let world = World::with(|config| {
+        config.keys.jwt_rs256 = true;
+        config.keys.rs256_import = key.clone();
+    })
+    .await;
+    let mut admin = SvidClient::new(world.admin().await);
+    for (audience, algorithm) in [
+        ("api://AzureADTokenExchange", Algorithm::RS256),
+        ("sts.example.com", Algorithm::ES256),
+    ] {
+        let request = MintJwtsvidRequest {
+            id: Some(id_message("/w")),
+            audience: vec![audience.into()],
+            ttl: 0,
+        };
+        let token = admin
+            .mint_jwtsvid(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .svid
+            .unwrap()
+            .token;
+        assert_eq!(
+            jsonwebtoken::decode_header(&token).unwrap().alg,
+            algorithm,
+            "{audience}"
+        );
+    }
+    let configuration = get_json(&world, "/.well-known/openid-configuration").await;
+    let algorithms = &configuration["id_token_signing_alg_values_supported"];
+    assert_eq!(*algorithms, serde_json::json!(["ES256", "RS256"]));
+    world.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_wit_svid_names_the_workloads_key() {
     let world = World::new().await;
     let node = world.node().await;
