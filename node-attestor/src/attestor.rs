@@ -381,3 +381,89 @@ fn http(
     );
     Ok(Some(bound))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use mintmark_identity::TrustDomain;
+
+    use super::*;
+
+    fn config(dir: &Path) -> Config {
+        let trust_domain = TrustDomain::parse("example.org").unwrap();
+        // Nobody listens on port 1.
+        let mut config = Config::quiet(
+            trust_domain,
+            dir.join("data"),
+            "127.0.0.1:1".into(),
+            dir.join("run/api.sock"),
+        );
+        config.listen.health = Listen::new(([127, 0, 0, 1], 0));
+        config.insecure_bootstrap = true;
+        config.join.token = String::from("token").into();
+        config
+    }
+
+    async fn refused(config: Config) -> String {
+        let started = Attestor::start(config, Clock::system()).await;
+        started.err().expect("it does not start").to_string()
+    }
+
+    #[tokio::test]
+    async fn it_starts_without_its_server_and_is_alone_in_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = Attestor::start(config(dir.path()), Clock::system()).await.unwrap();
+        assert_eq!(running.workload_sockets(), [dir.path().join("run/api.sock")]);
+        assert!(running.health_addr().unwrap().port() > 0 && running.metrics_addr().is_none());
+        let mut state = running.link.state();
+        let down = state.wait_for(|state| matches!(state, link::LinkState::Down(_)));
+        assert!(down.await.unwrap().to_string().contains("127.0.0.1:1"));
+        let status = running.status();
+        assert_eq!((status.node, status.in_step, status.sealed_by), (None, false, None));
+        let metrics = running.metrics().encode().unwrap();
+        for name in ["link_up 0", "renewals_overdue 0", "svid_min_remaining_seconds 0"] {
+            assert!(metrics.contains(&format!("mintmark_attestor_{name}")), "{metrics}");
+        }
+
+        let mut second = config(dir.path());
+        second.listen.workload = vec![dir.path().join("other.sock")].into();
+        let error = refused(second).await;
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        running.shutdown(Duration::from_secs(10)).await;
+        assert!(!dir.path().join("run/api.sock").exists());
+        let again = Attestor::start(config(dir.path()), Clock::system()).await.unwrap();
+        again.shutdown(Duration::from_secs(10)).await;
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_used_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link.sock");
+        std::os::unix::fs::symlink("/tmp/elsewhere", &link).unwrap();
+        let mut symlink = config(dir.path());
+        symlink.listen.workload = vec![link].into();
+        let mut unreadable = config(dir.path());
+        unreadable.trust_bundle = dir.path().join("missing.pem");
+        let mut no_server = config(dir.path());
+        no_server.server = "nowhere".into();
+        let mut no_certificate = config(dir.path());
+        no_certificate.join.method = JoinMethod::X509pop;
+        no_certificate.join.certificate = dir.path().join("missing.pem");
+        no_certificate.join.key = dir.path().join("missing.pem");
+        let mut short_key = config(dir.path());
+        short_key.keep.sealed = true;
+        short_key.keep.key = dir.path().join("kek");
+        mintmark_runtime::fs::write_new(&short_key.keep.key, b"short", 0o600).unwrap();
+        for (config, expected) in [
+            (symlink, "symbolic link"),
+            (unreadable, "missing.pem"),
+            (no_server, "not a host and port"),
+            (no_certificate, "missing.pem"),
+            (short_key, "5 bytes"),
+        ] {
+            let error = refused(config).await;
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

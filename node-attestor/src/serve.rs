@@ -15,7 +15,6 @@ mod workload;
 mod x509;
 
 use std::io;
-use std::time::Duration;
 
 use futures::Stream;
 use mintmark_proto::WORKLOAD_FILE_DESCRIPTOR_SET;
@@ -42,11 +41,6 @@ const MAX_MESSAGE: usize = 128 << 10;
 const MAX_HEADERS: u32 = 16 << 10;
 /// Calls at once on one connection.
 const STREAMS_PER_CONNECTION: u32 = 64;
-/// A caller that says nothing is asked after this time whether it is still there.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
-/// One that does not answer that is let go.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// What callers may take up.
 #[derive(Clone, Copy, Debug)]
 pub struct ServeLimits {
@@ -117,9 +111,8 @@ impl Serve {
         let api = SpiffeWorkloadApiServer::new(self.workloads).max_decoding_message_size(MAX_MESSAGE);
         let mut server = Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
-            .http2_max_header_list_size(MAX_HEADERS)
-            .http2_keepalive_interval(Some(KEEP_ALIVE))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT));
+            // Without keep-alive: of a local socket the kernel tells when the other end is gone, and an idle node does nothing.
+            .http2_max_header_list_size(MAX_HEADERS);
         let mut routes = server
             .add_service(InterceptedService::new(api, check_header))
             .add_service(health);

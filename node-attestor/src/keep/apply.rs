@@ -70,6 +70,9 @@ impl Keep {
         if own_changed {
             self.replace_unsound(&mut state, now);
         }
+        if changed {
+            state.note_needs();
+        }
         drop(state);
         if changed {
             self.0

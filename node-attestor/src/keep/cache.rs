@@ -219,6 +219,7 @@ impl Keep {
                 .bundles
                 .insert(bundle.bundle.trust_domain.clone(), Arc::new(bundle));
         }
+        state.note_needs();
         let mut count = 0;
         for svid in file.svids {
             let Some(item) = state.get(&svid.entry_id) else {

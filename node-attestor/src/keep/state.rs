@@ -8,6 +8,7 @@ use mintmark_identity::{Selector, TrustDomain};
 use super::bundles::HeldBundle;
 use super::identity::Identity;
 use super::slot::{Ends as _, Life, WitSvid, X509Svid};
+use crate::peer::Needs;
 
 /// What is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +99,8 @@ pub(super) struct State {
     generation: u64,
     /// By how many steps of its life an SVID is renewed after half of it.
     pub(super) phase: i64,
+    /// What has to be found out about callers, for the identities that there are.
+    pub(super) needs: Needs,
 }
 
 impl State {
@@ -112,6 +115,7 @@ impl State {
             prefetch_limit,
             generation: 0,
             phase: 0,
+            needs: Needs::default(),
         }
     }
 
@@ -130,6 +134,19 @@ impl State {
     pub(super) fn with_selector(&self, selector: &Selector) -> impl Iterator<Item = &Item> {
         let ids = self.by_selector.get(selector).into_iter().flatten();
         ids.filter_map(|id| self.items.get(id))
+    }
+
+    /// Works out anew what has to be found out about callers: after identities have come or gone.
+    pub(super) fn note_needs(&mut self) {
+        let mut needs = Needs::default();
+        for selector in self.items.values().flat_map(|item| item.identity.selectors.iter()) {
+            let value = selector.value();
+            needs.digests |= value.starts_with("sha256:");
+            needs.names |= ["user:", "group:", "supplementary_group:"]
+                .iter()
+                .any(|what| value.starts_with(what));
+        }
+        self.needs = needs;
     }
 
     /// Puts an identity, new or changed, as of `now` in Unix milliseconds. Whether anything changed.

@@ -107,16 +107,7 @@ impl Keep {
 
     /// What has to be found out about callers, for the identities that there are.
     pub fn needs(&self) -> Needs {
-        let state = self.state();
-        let mut needs = Needs::default();
-        for selector in state.items().flat_map(|item| item.identity.selectors.iter()) {
-            let value = selector.value();
-            needs.digests |= value.starts_with("sha256:");
-            needs.names |= ["user:", "group:", "supplementary_group:"]
-                .iter()
-                .any(|what| value.starts_with(what));
-        }
-        needs
+        self.state().needs
     }
 
     /// Wants SVIDs of this kind, of none at first.

@@ -27,6 +27,13 @@ const QUEUE: usize = 16;
 /// So many messages of keys wait for their turn.
 const ORDERS: usize = 8;
 
+/// An answer that comes in.
+struct Pending {
+    wanted: usize,
+    results: Vec<SignResult>,
+    answer: oneshot::Sender<Vec<SignResult>>,
+}
+
 /// Keys to be signed.
 pub(super) struct Order {
     pub(super) keys: Vec<KeyBinding>,
@@ -49,7 +56,7 @@ pub(super) struct Pump {
     send: mpsc::Sender<FromNode>,
     receive: Streaming<ToNode>,
     orders: mpsc::Receiver<Order>,
-    pending: HashMap<u64, oneshot::Sender<Vec<SignResult>>>,
+    pending: HashMap<u64, Pending>,
     next_request: u64,
     last_sequence: u64,
     reported: Option<NodeStatus>,
@@ -101,6 +108,7 @@ impl Pump {
     /// Serves the stream until it ends, and says why; `in_step` is told once the server has said all that applies.
     pub(super) async fn run(mut self, in_step: CancellationToken, stop: CancellationToken) -> Status {
         let mut changes = self.keep.changes();
+        let mut report_waits = true;
         let began = self.clock.instant();
         loop {
             let overdue = async {
@@ -108,10 +116,6 @@ impl Pump {
                     true => std::future::pending().await,
                     false => self.clock.sleep_until(began + BEGIN).await,
                 }
-            };
-            let report = async {
-                let _ = changes.changed().await;
-                self.clock.sleep_until(self.report_due).await;
             };
             let done = tokio::select! {
                 biased;
@@ -123,8 +127,13 @@ impl Pump {
                 },
                 Some(order) = self.orders.recv() => self.sign(order).await,
                 () = overdue => return Status::deadline_exceeded(format!("the server did not say within {BEGIN:?} what applies to this node")),
-                () = report => {
-                    changes.mark_unchanged();
+                changed = changes.changed(), if !report_waits => {
+                    // It ends with this node's keep only.
+                    report_waits = changed.is_ok();
+                    Ok(())
+                }
+                () = self.clock.sleep_until(self.report_due), if report_waits => {
+                    report_waits = false;
                     self.report().await
                 }
             };
@@ -168,9 +177,15 @@ impl Pump {
                 .await
             }
             Some(to_node::Message::Signed(signed)) => {
-                if let Some(answer) = self.pending.remove(&signed.request_id) {
-                    // Who asked may have given up meanwhile.
-                    let _ = answer.send(signed.results);
+                // Who asked may have given up meanwhile.
+                let Some(pending) = self.pending.get_mut(&signed.request_id) else {
+                    return Ok(());
+                };
+                pending.results.extend(signed.results);
+                if pending.results.len() >= pending.wanted
+                    && let Some(pending) = self.pending.remove(&signed.request_id)
+                {
+                    let _ = pending.answer.send(pending.results);
                 }
                 Ok(())
             }
@@ -180,10 +195,15 @@ impl Pump {
     }
 
     async fn sign(&mut self, order: Order) -> Result<(), Status> {
-        self.pending.retain(|_, answer| !answer.is_closed());
+        self.pending.retain(|_, pending| !pending.answer.is_closed());
         let request_id = self.next_request;
         self.next_request += 1;
-        self.pending.insert(request_id, order.answer);
+        let pending = Pending {
+            wanted: order.keys.len(),
+            results: Vec::with_capacity(order.keys.len()),
+            answer: order.answer,
+        };
+        self.pending.insert(request_id, pending);
         self.send(from_node::Message::Sign(Sign {
             request_id,
             keys: order.keys,

@@ -7,7 +7,7 @@ use tonic::{Extensions, Status};
 use super::status;
 use super::workload::Workloads;
 use crate::keep::{Readiness, View};
-use crate::peer::{Attested, Process};
+use crate::peer::{Attested, Needs, Process};
 
 /// A caller.
 #[derive(Clone)]
@@ -29,16 +29,20 @@ impl Caller {
         if *workloads.keep.readiness().borrow() == Readiness::Fresh {
             return Err(status::starting());
         }
-        let attested = self.attest(workloads).await?;
+        let needs = workloads.keep.needs();
+        let attested = self.attest(workloads, needs).await?;
         let view = workloads.keep.view(&attested.selectors);
         if view.identities.is_empty() {
+            // Without its selectors, which may tell more than a log should keep; the caller is told them.
+            tracing::info!(pid = self.process.pid(), uid = self.process.uid(), evidence = %self.process.evidence(), "no identity issued: no entry matches");
+            // Names teach, also where no entry asks for them.
+            let attested = self.attest(workloads, Needs { names: true, ..needs }).await?;
             return Err(status::no_identity(&self.process, &attested));
         }
         Ok(view)
     }
 
-    async fn attest(&self, workloads: &Workloads) -> Result<Attested, Status> {
-        let needs = workloads.keep.needs();
+    async fn attest(&self, workloads: &Workloads, needs: Needs) -> Result<Attested, Status> {
         let attested = workloads.unix.attest(&self.process, needs).await;
         attested.map_err(|error| {
             tracing::info!(%error, evidence = %self.process.evidence(), "a workload could not be attested");

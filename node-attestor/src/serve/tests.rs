@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use hyper_util::rt::TokioIo;
@@ -394,10 +395,7 @@ async fn a_stream_is_told_of_what_changes_for_it_and_of_nothing_else() {
 #[tokio::test]
 async fn who_has_no_identity_is_told_what_it_is_and_what_to_do() {
     let world = World::in_step(
-        vec![
-            entry("a", "/a", "unix:uid:999999"),
-            entry("b", "/b", "unix:user:somebody"),
-        ],
+        vec![entry("a", "/a", "unix:uid:999999"), entry("b", "/b", "unix:uid:999998")],
         &[],
     );
     let mut client = world.client().await;
@@ -760,4 +758,63 @@ async fn a_socket_that_was_passed_on_is_of_no_use_once_who_connected_has_ended()
     assert_eq!(client.jwt(&["x"], "").await.unwrap_err().code(), Code::PermissionDenied);
     child.wait().unwrap();
     assert_eq!(client.jwt(&["x"], "").await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+/// Sends bytes of its own to the socket, and waits until the attestor has closed it or answered.
+fn hostile(world: &World, bytes: &[u8]) {
+    use std::io::Write as _;
+    let mut socket = std::os::unix::net::UnixStream::connect(world.socket()).unwrap();
+    // The attestor may hang up before all is sent.
+    let _ = socket.write_all(bytes);
+    let _ = socket.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_grpc_harms_nobody_else() {
+    let world = World::in_step(vec![entry("a", "/a", &own_uid())], &[]);
+    let mut client = world.client().await;
+    let mut stream = client.x509().await;
+    next(&mut stream).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let huge_frame = [0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1];
+    let junk = [0xa5; 100_000];
+    let cases: Vec<Vec<u8>> = vec![
+        vec![],
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        junk.to_vec(),
+        preface.to_vec(),
+        [&preface[..], &junk].concat(),
+        [&preface[..], &settings, &huge_frame].concat(),
+        [
+            &preface[..],
+            &settings,
+            &[0, 0, 4, 1, 5, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff],
+        ]
+        .concat(),
+    ];
+    for bytes in cases {
+        tokio::task::block_in_place(|| hostile(&world, &bytes));
+    }
+    // A message that is no message.
+    let mut grpc = tonic::client::Grpc::new(
+        Endpoint::from_static("http://w")
+            .connect_with_connector(UnixConnector::new(world.socket()))
+            .await
+            .unwrap(),
+    );
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/SpiffeWorkloadAPI/FetchJWTSVID");
+    let codec = tonic_prost::ProstCodec::<X509svidResponse, prost_types::Any>::default();
+    let nonsense = X509svidResponse {
+        crl: vec![bytes::Bytes::from_static(b"\xff\xff\xff")],
+        ..X509svidResponse::default()
+    };
+    let refused: Result<tonic::Response<prost_types::Any>, _> =
+        grpc.unary(Client::request(nonsense), path, codec).await;
+    assert!(refused.is_err());
+    world.put(entry("b", "/b", &own_uid()));
+    assert_eq!(next(&mut stream).await.unwrap().svids.len(), 2);
 }

@@ -80,11 +80,23 @@ impl Link {
     }
 
     async fn sign(&mut self, request_id: u64, keys: Vec<KeyBinding>) -> Signed {
+        let mut answer = Signed {
+            request_id,
+            results: Vec::new(),
+        };
+        let count = keys.len();
         self.say(from_node::Message::Sign(Sign { request_id, keys })).await;
-        match self.next().await.unwrap() {
-            to_node::Message::Signed(signed) => signed,
-            other => panic!("{other:?}"),
+        while answer.results.len() < count {
+            match self.next().await.unwrap() {
+                to_node::Message::Signed(signed) => {
+                    assert_eq!(signed.request_id, request_id);
+                    assert!(signed.encoded_len() < 9 << 10);
+                    answer.results.extend(signed.results);
+                }
+                other => panic!("{other:?}"),
+            }
         }
+        answer
     }
 }
 
@@ -179,6 +191,17 @@ async fn a_node_is_told_what_applies_then_every_change_and_gets_svids_for_its_ke
         .collect();
     assert_eq!(codes, [Code::NotFound, Code::InvalidArgument]);
 
+    // A long answer comes in several messages, in the order of the keys.
+    let keys: Vec<_> = (0..60).map(|n| binding([&first, &second][n % 2])).collect();
+    let signed = link.sign(9, keys.clone()).await;
+    for (result, key) in signed.results.iter().zip(&keys) {
+        let leaf = mintmark_identity::svid::x509::Leaf::parse(&result.cert_chain[0]).unwrap();
+        assert_eq!(
+            (leaf.spki_der, &*result.entry_id),
+            (&key.public_key[..], &*key.entry_id)
+        );
+    }
+
     delete(&world, &[&first]).await;
     let update = link.update().await;
     assert_eq!(
@@ -246,11 +269,11 @@ async fn a_slow_node_is_sent_no_more_than_it_acknowledges_and_then_the_latest_st
     let node = world.node().await;
     let mut link = Link::begin(&node, Hello::default()).await;
     let mut sent = Vec::new();
-    for n in 0..10 {
+    for n in 0..30 {
         world.entry(entry(&format!("/e{n}"), node.id.path())).await;
     }
-    // Four may be on their way; what came meanwhile is one set.
-    for _ in 0..4 {
+    // Sixteen may be on their way; what came meanwhile is one set.
+    for _ in 0..16 {
         let to_node::Message::Update(update) = link.next().await.unwrap() else {
             panic!("an update")
         };
@@ -266,11 +289,11 @@ async fn a_slow_node_is_sent_no_more_than_it_acknowledges_and_then_the_latest_st
         )
         .await;
     assert_eq!(signed.request_id, 1);
-    link.say(from_node::Message::Ack(Ack { sequence: 4 })).await;
-    while sent.iter().map(|update| update.upserts.len()).sum::<usize>() < 10 {
+    link.say(from_node::Message::Ack(Ack { sequence: 16 })).await;
+    while sent.iter().map(|update| update.upserts.len()).sum::<usize>() < 30 {
         sent.push(link.update().await);
     }
-    assert!(sent.len() <= 6, "{} updates", sent.len());
+    assert!(sent.len() <= 18, "{} updates", sent.len());
     world.shutdown().await;
 }
 

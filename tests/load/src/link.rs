@@ -80,17 +80,21 @@ impl Link {
         let asked = keys.len();
         let request_id = self.requests;
         send(&self.up, from_node::Message::Sign(Sign { request_id, keys })).await?;
+        let mut answer = Signed {
+            request_id,
+            results: Vec::with_capacity(asked),
+        };
         loop {
             match self.next().await? {
                 to_node::Message::Update(update) => self.acknowledge(&update).await?,
                 to_node::Message::Signed(signed) => {
                     ensure!(signed.request_id == request_id, "the server answered another request");
-                    ensure!(
-                        signed.results.len() == asked,
-                        "{} results for {asked} keys",
-                        signed.results.len()
-                    );
-                    return Ok(signed);
+                    answer.results.extend(signed.results);
+                    let count = answer.results.len();
+                    ensure!(count <= asked, "{count} results for {asked} keys");
+                    if count == asked {
+                        return Ok(answer);
+                    }
                 }
             }
         }

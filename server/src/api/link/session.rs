@@ -1,5 +1,6 @@
 //! One link, from Hello to its end.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,8 +8,9 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use mintmark_identity::{Bundle, Selectors, SpiffeId};
-use mintmark_proto::attestor::{Ack, FromNode, Hello, Sign, Status as Told, ToNode, from_node, to_node};
+use mintmark_proto::attestor::{Ack, FromNode, Hello, Sign, Signed, Status as Told, ToNode, from_node, to_node};
 use mintmark_proto::spire::types::permission_denied_details::Reason;
+use prost::Message as _;
 use tokio::sync::watch;
 use tonic::{Code, Status, Streaming};
 
@@ -17,15 +19,15 @@ use super::super::convert::bundle_message;
 use super::super::status::{self, agent_denied, invalid};
 use super::super::{RECEIVE_TIMEOUT, Rooms};
 use super::LinkMetrics;
-use super::held::{Held, count};
+use super::held::{Held, MAX_BYTES, count};
 use super::links::{Links, Place};
 use super::sign::{MAX_KEYS, sign};
 use crate::attest::nodes::NodeWatch;
 use crate::attest::{Attested, NodeRecord};
 use crate::registry::{Dirty, NodeFeed};
 
-/// So many updates may be on their way without being acknowledged.
-const WINDOW: u64 = 4;
+/// So many updates, of some kilobytes, may be on their way without being acknowledged.
+pub(super) const WINDOW: u64 = 16;
 /// So many messages of keys are signed at once; when that many are, nothing more is read from the node.
 const MAX_SIGNING: usize = 4;
 /// A version has no more bytes than this.
@@ -44,7 +46,7 @@ pub(super) struct Node {
     pub(super) allowance: Option<Allowance>,
 }
 
-type Work = Pin<Box<dyn Future<Output = Option<ToNode>> + Send>>;
+type Work = Pin<Box<dyn Future<Output = Option<Signed>> + Send>>;
 
 /// One link.
 pub(super) struct Session {
@@ -61,6 +63,10 @@ pub(super) struct Session {
     /// What is being signed or noted down.
     work: FuturesUnordered<Work>,
     signing: usize,
+    /// A message has just been given out.
+    has_sent: bool,
+    /// Answers that wait to be sent.
+    outbox: VecDeque<Signed>,
     sent: u64,
     acknowledged: u64,
     told: Told,
@@ -91,6 +97,8 @@ impl Session {
             held: Held::default(),
             work: FuturesUnordered::new(),
             signing: 0,
+            has_sent: false,
+            outbox: VecDeque::new(),
             sent: 0,
             acknowledged: 0,
             told: Told::default(),
@@ -102,12 +110,26 @@ impl Session {
 
     /// The next message to the node; none when the node has ended the link.
     pub(super) async fn next(&mut self) -> Result<Option<ToNode>, Status> {
+        if std::mem::take(&mut self.has_sent) {
+            // So that the transport takes one message at a time: it keeps, for as long as the stream lives, the room that it needed for all that was ready at once.
+            tokio::task::yield_now().await;
+        }
+        let message = self.message().await?;
+        self.has_sent = message.is_some();
+        Ok(message)
+    }
+
+    async fn message(&mut self) -> Result<Option<ToNode>, Status> {
         if self.feed.is_none() && !self.begin().await? {
             return Ok(None);
         }
         loop {
             if let Some(update) = self.next_update() {
                 return Ok(Some(update));
+            }
+            if let Some(signed) = self.outbox.pop_front() {
+                let message = Some(to_node::Message::Signed(signed));
+                return Ok(Some(ToNode { message }));
             }
             let has_room = self.has_room();
             let expires_in = Duration::from_secs((self.node.not_after - self.rooms.clock.unix()).max(0).unsigned_abs());
@@ -137,10 +159,10 @@ impl Session {
                 },
                 () = changed => {}
                 Some(done) = self.work.next(), if !self.work.is_empty() => {
-                    if let Some(message) = done {
+                    if let Some(signed) = done {
                         self.signing -= 1;
                         self.metrics.signing.dec();
-                        return Ok(Some(message));
+                        self.outbox = in_parts(signed);
                     }
                 }
                 message = self.inbound.message(), if self.signing < MAX_SIGNING => match message? {
@@ -265,11 +287,7 @@ impl Session {
         self.metrics.signing.inc();
         self.signing += 1;
         let signed = sign(self.rooms.clone(), Arc::clone(&self.node), request);
-        self.work.push(Box::pin(async move {
-            Some(ToNode {
-                message: Some(to_node::Message::Signed(signed.await)),
-            })
-        }));
+        self.work.push(Box::pin(async move { Some(signed.await) }));
         Ok(())
     }
 
@@ -323,6 +341,34 @@ impl Drop for Session {
             .signing
             .inc_by(-i64::try_from(self.signing).unwrap_or_default());
     }
+}
+
+/// The answer in messages of some kilobytes each.
+fn in_parts(signed: Signed) -> VecDeque<Signed> {
+    let Signed { request_id, results } = signed;
+    let mut parts = VecDeque::new();
+    let mut part = Signed {
+        request_id,
+        results: Vec::new(),
+    };
+    let mut bytes = 0;
+    for result in results {
+        let length = result.encoded_len();
+        if bytes + length > MAX_BYTES && !part.results.is_empty() {
+            parts.push_back(std::mem::replace(
+                &mut part,
+                Signed {
+                    request_id,
+                    results: Vec::new(),
+                },
+            ));
+            bytes = 0;
+        }
+        bytes += length;
+        part.results.push(result);
+    }
+    parts.push_back(part);
+    parts
 }
 
 fn gone(id: &SpiffeId) -> Status {

@@ -6,6 +6,7 @@
 )]
 
 mod identities;
+mod joining;
 mod outage;
 mod rotation;
 mod world;
