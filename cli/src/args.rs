@@ -1,5 +1,7 @@
 //! What was typed: the options that every command has, and the commands.
 
+#[cfg(test)]
+mod reference;
 mod values;
 
 use std::path::PathBuf;
@@ -46,11 +48,23 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
     /// The Workload API socket: unix:///path, a path, or tcp://IP:PORT [default: unix:///run/mintmark/agent/api.sock]
-    #[arg(long, global = true, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "SOCKET")]
+    #[arg(
+        long,
+        global = true,
+        env = "SPIFFE_ENDPOINT_SOCKET",
+        hide_env_values = true,
+        value_name = "SOCKET"
+    )]
     pub socket: Option<WorkloadSocket>,
 
     /// The server's admin socket [default: /run/mintmark/server/api.sock]
-    #[arg(long, global = true, env = "MINTMARK_ADMIN_SOCKET", value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        env = "MINTMARK_ADMIN_SOCKET",
+        hide_env_values = true,
+        value_name = "PATH"
+    )]
     pub admin_socket: Option<SocketPath>,
 
     /// Ask the server at this address instead, with an admin SVID from the Workload API socket

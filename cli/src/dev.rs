@@ -37,8 +37,9 @@ Examples:
   mintmark dev --dir /tmp/try --trust-domain example.org
   mintmark dev --ca-ttl 10m --log info                    # see it rotate
 
-It prints how to reach it: export the two variables in another terminal, and every other command finds it there. Ctrl-C stops it; the same command in the
-same directory goes on with the same authorities, entries and ledger. Remove the directory to begin anew.";
+It prints how to reach it: export the two variables in another terminal, and every other command finds it there. \
+Ctrl-C stops it; the same command in the same directory goes on with the same authorities, entries and ledger. \
+Remove the directory to begin anew.";
 
 /// The trust domain of a new directory.
 const DEFAULT_TRUST_DOMAIN: &str = "dev.mintmark.test";

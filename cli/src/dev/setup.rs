@@ -24,6 +24,8 @@ use crate::failure::{Failure, refused};
 const TOKEN_TTL: i32 = 600;
 /// How long the node may take to join.
 const JOIN: Duration = Duration::from_secs(60);
+/// After this the user is told what is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What was set up.
 pub struct Setup {
@@ -102,6 +104,12 @@ impl Setup {
         context: &Context,
         attestor: &mintmark_attestor::Running,
     ) -> Result<(SpiffeId, X509svid), Failure> {
+        if context.clock.timeout(PATIENCE, attestor.in_step()).await.is_err() {
+            let link = attestor.status().link;
+            context
+                .out
+                .aside(format_args!("Waiting for the attestor to join: {link}"));
+        }
         if context.clock.timeout(JOIN, attestor.in_step()).await.is_err() {
             let link = attestor.status().link;
             return Err(Failure::Refused(format!(
