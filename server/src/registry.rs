@@ -131,14 +131,14 @@ impl Fold for Memory {
 
     fn put(&mut self, pair: &KeyValue) {
         let entry = match self.decode(&pair.value) {
-            Ok(entry) => Arc::new(entry),
+            Ok(entry) => entry,
             Err(why) => {
                 let key = String::from_utf8_lossy(&pair.key);
                 tracing::error!(%key, why, "an entry in the store cannot be read and is left out");
                 return self.delete(&pair.key);
             }
         };
-        let effect = self.index.put(entry.clone());
+        let (entry, effect) = self.index.put(entry);
         if self.live {
             self.feeds.publish(&entry.id, &effect, &self.index);
             if entry.expires_at.is_some() {

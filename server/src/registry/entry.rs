@@ -172,6 +172,10 @@ pub fn id_from_message(field: &'static str, message: Option<types::Spiffeid>) ->
 }
 
 fn own_id(field: &'static str, id: Option<types::Spiffeid>, own: &TrustDomain) -> Result<SpiffeId, InvalidEntry> {
+    // A million of these are read at a start.
+    if let Some(id) = id.as_ref().filter(|id| id.trust_domain == own.as_str()) {
+        return SpiffeId::new(own, &id.path).map_err(|error| invalid(field, error));
+    }
     let id = id_from_message(field, id)?;
     if id.trust_domain() != *own {
         return Err(invalid(
@@ -277,6 +281,7 @@ fn dns_names(names: Vec<String>) -> Result<Arc<[String]>, InvalidEntry> {
             FIELD,
             format!("{:?} {why}", name.chars().take(80).collect::<String>()),
         )),
+        None if names.is_empty() => Ok(Arc::default()),
         None => Ok(names.into()),
     }
 }
@@ -300,7 +305,8 @@ fn why_not_dns_name(name: &str) -> Option<&'static str> {
 
 fn hint(hint: String) -> Result<Arc<str>, InvalidEntry> {
     match hint.len() {
-        0..=MAX_HINT => Ok(hint.into()),
+        0 => Ok(Arc::default()),
+        1..=MAX_HINT => Ok(hint.into()),
         len => Err(invalid("hint", format!("{len} bytes are more than {MAX_HINT}"))),
     }
 }

@@ -10,7 +10,7 @@
 //! The set of IDs on the left, and those of all entries reached from them that are parents themselves, is the node's *reach*: an entry is the node's exactly
 //! when its parent is in it. Nothing here waits or does I/O.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map};
 use std::sync::Arc;
 
 use mintmark_identity::{Selector, Selectors, SpiffeId};
@@ -50,9 +50,13 @@ impl Index {
     }
 
     /// Puts an entry in, in place of an older one of the same ID.
-    pub(super) fn put(&mut self, entry: Arc<Entry>) -> Effect {
-        let mut effect = self.remove(&entry.id);
-        let first_child = self.by_parent.add(entry.parent_id.clone(), entry.clone());
+    pub(super) fn put(&mut self, mut entry: Entry) -> (Arc<Entry>, Effect) {
+        let mut effect = self.replaced(&entry.id);
+        let (entry, first_child) = self.by_parent.add_with(entry.parent_id.clone(), |parent| {
+            // Children share the text of their parent: a million entries need not hold a copy each.
+            entry.parent_id = parent.clone();
+            Arc::new(entry)
+        });
         self.by_spiffe_id.add(entry.spiffe_id.clone(), entry.clone());
         if entry.parent_id == self.server
             && let Some(first) = entry.selectors.iter().next()
@@ -61,7 +65,15 @@ impl Index {
         }
         self.entries.insert(entry.id.clone(), entry.clone());
         self.note(&entry, first_child, &mut effect);
-        effect
+        (entry, effect)
+    }
+
+    /// Takes out what an entry of this ID is to replace. A listing comes in the order of IDs: behind the last one there is nothing to look for.
+    fn replaced(&mut self, id: &str) -> Effect {
+        match self.entries.last_key_value() {
+            Some((last, _)) if id <= &**last => self.remove(id),
+            _ => Effect::default(),
+        }
     }
 
     /// Takes an entry out; an ID that is not there changes nothing.
@@ -158,16 +170,17 @@ impl Index {
     }
 }
 
-/// Entries in groups: most groups hold one or a few, some hold a million.
+/// Entries in groups: most groups hold one or a node's hundred, some hold a million.
 struct Groups<K>(HashMap<K, Group>);
 
 enum Group {
+    One(Arc<Entry>),
     Few(Vec<Arc<Entry>>),
-    Many(HashMap<Arc<str>, Arc<Entry>>),
+    Many(Box<HashMap<Arc<str>, Arc<Entry>>>),
 }
 
-/// Up to this many entries a group is a list.
-const FEW: usize = 16;
+/// Up to this many entries a group is a list; few enough in tests that they see both.
+const FEW: usize = if cfg!(test) { 3 } else { 128 };
 
 impl<K> Default for Groups<K> {
     fn default() -> Self {
@@ -182,6 +195,7 @@ impl<K: std::hash::Hash + Eq> Groups<K> {
 
     fn get(&self, key: &K) -> impl Iterator<Item = &Arc<Entry>> {
         let (few, many) = match self.0.get(key) {
+            Some(Group::One(entry)) => (std::slice::from_ref(entry), None),
             Some(Group::Few(list)) => (list.as_slice(), None),
             Some(Group::Many(map)) => (&[][..], Some(map.values())),
             None => (&[][..], None),
@@ -191,40 +205,62 @@ impl<K: std::hash::Hash + Eq> Groups<K> {
 
     /// Adds an entry that is not there; true when it is the first of its group.
     fn add(&mut self, key: K, entry: Arc<Entry>) -> bool {
-        let group = self.0.entry(key).or_insert_with(|| Group::Few(Vec::with_capacity(1)));
-        match group {
-            Group::Few(list) if list.len() < FEW => {
-                list.push(entry);
-                list.len() == 1
+        self.add_with(key, |_| entry).1
+    }
+
+    /// As [`Self::add`], for an entry that is made with the key of its group.
+    fn add_with(&mut self, key: K, make: impl FnOnce(&K) -> Arc<Entry>) -> (Arc<Entry>, bool) {
+        match self.0.entry(key) {
+            hash_map::Entry::Vacant(place) => {
+                let entry = make(place.key());
+                place.insert(Group::One(entry.clone()));
+                (entry, true)
             }
-            Group::Few(list) => {
-                let all = list.drain(..).chain([entry]).map(|entry| (entry.id.clone(), entry));
-                *group = Group::Many(all.collect());
-                false
-            }
-            Group::Many(map) => {
-                map.insert(entry.id.clone(), entry);
-                false
+            hash_map::Entry::Occupied(mut group) => {
+                let entry = make(group.key());
+                group.get_mut().add(entry.clone());
+                (entry, false)
             }
         }
     }
 
     /// Removes an entry; true when it was the last of its group.
     fn remove(&mut self, key: &K, id: &str) -> bool {
-        let empty = match self.0.get_mut(key) {
-            Some(Group::Few(list)) => {
-                list.retain(|entry| &*entry.id != id);
-                list.is_empty()
-            }
-            Some(Group::Many(map)) => {
-                map.remove(id);
-                map.is_empty()
-            }
-            None => false,
-        };
+        let empty = self.0.get_mut(key).is_some_and(|group| group.remove(id));
         if empty {
             self.0.remove(key);
         }
         empty
+    }
+}
+
+impl Group {
+    fn add(&mut self, entry: Arc<Entry>) {
+        match self {
+            Self::One(first) => *self = Self::Few(vec![first.clone(), entry]),
+            Self::Few(list) if list.len() < FEW => list.push(entry),
+            Self::Few(list) => {
+                let all = list.drain(..).chain([entry]).map(|entry| (entry.id.clone(), entry));
+                *self = Self::Many(Box::new(all.collect()));
+            }
+            Self::Many(map) => {
+                map.insert(entry.id.clone(), entry);
+            }
+        }
+    }
+
+    /// True when nothing is left.
+    fn remove(&mut self, id: &str) -> bool {
+        match self {
+            Self::One(entry) => &*entry.id == id,
+            Self::Few(list) => {
+                list.retain(|entry| &*entry.id != id);
+                list.is_empty()
+            }
+            Self::Many(map) => {
+                map.remove(id);
+                map.is_empty()
+            }
+        }
     }
 }

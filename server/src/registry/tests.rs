@@ -370,9 +370,9 @@ proptest! {
                         selectors: vec![types::Selector { r#type: "n".into(), value: selector.to_string() }],
                         ..Default::default()
                     };
-                    let entry = Arc::new(Entry::from_message(message, &td).unwrap());
+                    let (entry, effect) = index.put(Entry::from_message(message, &td).unwrap());
                     plain.insert(format!("e{n}"), entry.clone());
-                    (entry.id.clone(), index.put(entry))
+                    (entry.id.clone(), effect)
                 }
                 Step::Remove { id: n } => {
                     plain.remove(&format!("e{n}"));

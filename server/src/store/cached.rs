@@ -224,7 +224,7 @@ mod tests {
         let (cached, follower) = Cached::new(&store, "a/", Map::default());
         let follower = tokio::spawn(follower.run());
         for number in 0..100 {
-            let key = format!("a/{number:05}");
+            let key = format!("a/{:05}", number * 24);
             let revision = store
                 .commit(Txn::new().put(key.clone(), "new").put("b", "x"))
                 .await

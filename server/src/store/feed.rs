@@ -1,7 +1,12 @@
 //! What a prefix holds, and then every change to it: a listing joined to a watch without a gap.
 
+use std::{fmt, task::Poll};
+
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
 
 use super::{
     Store,
@@ -42,6 +47,7 @@ enum Stage {
     Listing {
         after: Option<Bytes>,
         watch: Option<Watch>,
+        ahead: Option<Ahead>,
     },
     /// The last page was read at revision `target`; the watch has yet to come there.
     CatchingUp {
@@ -49,6 +55,29 @@ enum Stage {
         target: Revision,
     },
     Following(Watch),
+}
+
+/// A page that is being read while the one before is folded.
+struct Ahead(BoxFuture<'static, Page>);
+
+type Page = Result<(Revision, Vec<KeyValue>), StoreError>;
+
+impl fmt::Debug for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ahead")
+    }
+}
+
+impl Ahead {
+    /// Begins to read the page behind `after`.
+    async fn read(store: &Store, prefix: &Bytes, after: Bytes) -> Self {
+        let (store, prefix) = (store.clone(), prefix.clone());
+        let mut page = async move { store.range(&prefix, Some(&after), PAGE).await }.boxed();
+        match futures::poll!(&mut page) {
+            Poll::Ready(page) => Self(future::ready(page).boxed()),
+            Poll::Pending => Self(page),
+        }
+    }
 }
 
 impl Feed {
@@ -71,6 +100,7 @@ impl Feed {
                 self.stage = Stage::Listing {
                     after: None,
                     watch: None,
+                    ahead: None,
                 };
                 Ok(Step::Restart)
             }
@@ -95,22 +125,37 @@ impl Feed {
                 self.stage = Stage::Listing {
                     after: None,
                     watch: None,
+                    ahead: None,
                 };
                 Ok(Step::Restart)
             }
-            Stage::Listing { after, watch } => {
-                // What changes meanwhile is taken between pages, so that the history need not reach back
-                // over the whole listing.
-                if let Some(batch) = watch.as_mut().and_then(|watch| watch.next().now_or_never()) {
-                    return batch.map(Step::Changes);
-                }
-                let (revision, pairs) = self.store.range(&self.prefix, after.as_deref(), PAGE).await?;
+            Stage::Listing { after, watch, ahead } => {
+                let page = match ahead {
+                    Some(page) => {
+                        let page = (&mut page.0).await;
+                        *ahead = None;
+                        page
+                    }
+                    None => {
+                        // What changes meanwhile is taken between pages, so that the history need not reach back
+                        // over the whole listing.
+                        if let Some(batch) = watch.as_mut().and_then(|watch| watch.next().now_or_never()) {
+                            return batch.map(Step::Changes);
+                        }
+                        self.store.range(&self.prefix, after.as_deref(), PAGE).await
+                    }
+                };
+                let (revision, pairs) = page?;
                 let following = match watch.take() {
                     Some(watch) => watch,
                     None => self.store.watch(&self.prefix, revision),
                 };
                 match pairs.last() {
                     Some(last) if pairs.len() == PAGE => {
+                        // Not while changes wait: a page that was read before them must be folded before them.
+                        if self.store.revision() == following.position() {
+                            *ahead = Some(Ahead::read(&self.store, &self.prefix, last.key.clone()).await);
+                        }
                         *after = Some(last.key.clone());
                         *watch = Some(following);
                     }
