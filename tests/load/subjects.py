@@ -53,9 +53,11 @@ class Mintmark:
 
     def __init__(self, stage, binaries, directory):
         self.stage, self.binaries, self.directory = stage, binaries, directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.log = directory / "server.log"
         ports = {name: free_port() for name in ("api", "https", "metrics", "health")}
         self.config, self.data_dir = directory / "server.toml", directory / "data"
-        self.data_dir.mkdir()
+        self.data_dir.mkdir(exist_ok=True)
         self.api, self.admin = f"127.0.0.1:{ports['api']}", directory / "admin.sock"
         self.metrics, self.health = f"127.0.0.1:{ports['metrics']}", f"127.0.0.1:{ports['health']}"
         self.config.write_text(toml({
@@ -71,7 +73,7 @@ class Mintmark:
         self.program, self.pid = None, None
 
     def start(self):
-        self.program = self.stage.start("mintmark-server", self.command, self.directory / "server.log")
+        self.program = self.stage.start("mintmark-server", self.command, self.log)
         wait_until("it is ready", lambda: answers(f"http://{self.health}/ready"), alive=self.program)
         self.pid = self.program.process.pid
         return self

@@ -3,12 +3,16 @@
 mod entries;
 mod idle;
 mod jwt;
+mod logged;
 mod million;
 mod node;
 mod propagation;
+mod record;
 mod x509_batch;
 mod x509_link;
 mod yardstick;
+
+use std::io::Write as _;
 
 pub(crate) use node::workload;
 
@@ -44,6 +48,8 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         Load::Entries(load) => entries::run(&target, load).await,
         Load::Propagation(load) => propagation::run(&target, load).await,
         Load::Idle(load) => idle::run(&target, load).await,
+        Load::Record(load) => record::run(&target, load).await,
+        Load::Logged(load) => logged::run(&target, load).await,
         Load::Node(load) => node::run(&target, load).await,
         Load::Million(_) | Load::Yardstick | Load::Workload(_) => bail!("this needs no running server"),
     }
@@ -73,6 +79,14 @@ impl Sampler {
         self.kept += usize::from(keeps);
         keeps
     }
+}
+
+/// Tells whoever started this, at once.
+fn say(line: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .context("write to standard output")
 }
 
 #[cfg(test)]

@@ -70,6 +70,10 @@ pub(crate) enum Load {
     Node(Node),
     /// Many entries: restart, ready, memory, look-up
     Million(Million),
+    /// Issue until the server is gone, and write down every credential that came: for the soak
+    Record(Record),
+    /// Ask the server's ledger for every serial of a record
+    Logged(Logged),
     /// What this machine's core and disk can do: signatures, verifications, fsyncs
     Yardstick,
     /// One workload of `node`
@@ -239,6 +243,29 @@ pub(crate) struct Node {
     /// How long it is left alone before that
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = value_parser!(u64).range(0..=600))]
     pub(crate) settle: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Record {
+    /// A directory for what came: `certificates-N.pem` and `serials.txt`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) into: PathBuf,
+    /// Say so (`{"event":"loaded"}`) when so many credentials have come
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) enough: u64,
+    /// Give up when the server is not gone by then
+    #[arg(long, value_name = "S", default_value_t = 120, value_parser = value_parser!(u64).range(1..=3600))]
+    pub(crate) patience: u64,
+    /// Agents, and as many nodes on the link
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u32).range(1..=100))]
+    pub(crate) nodes: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Logged {
+    /// What `record` wrote
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: PathBuf,
 }
 
 #[derive(Args, Debug)]

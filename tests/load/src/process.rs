@@ -31,6 +31,15 @@ impl Process {
         Self(std::process::id())
     }
 
+    /// Whether it has ended, or is about to be reaped.
+    pub(crate) fn is_gone(self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0));
+        stat.map_or(true, |text| {
+            text.rsplit_once(") ")
+                .is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+        })
+    }
+
     /// CPU time of all its threads since it began, ended ones included.
     pub(crate) fn cpu(self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.0);

@@ -54,7 +54,7 @@ pub(super) async fn run(target: &Target, load: &Node) -> Result<Report> {
 /// The other end: holds its stream open until its standard input ends.
 pub(crate) async fn workload(load: &Workload) -> Result<()> {
     let mut stream = crate::workload::open(&load.socket, "").await?;
-    write_line(READY)?;
+    super::say(READY)?;
     let mut input = tokio::io::stdin();
     loop {
         tokio::select! {
@@ -87,12 +87,4 @@ async fn ready(workload: &mut Child) -> Result<()> {
         .context("listen to a workload")?;
     ensure!(line.trim() == READY, "a workload ended without an SVID");
     Ok(())
-}
-
-fn write_line(text: &str) -> Result<()> {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")
-        .and_then(|()| out.flush())
-        .context("say that the SVID is there")
 }
