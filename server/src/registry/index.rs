@@ -173,6 +173,10 @@ impl Index {
 /// Entries in groups: most groups hold one or a node's hundred, some hold a million.
 struct Groups<K>(HashMap<K, Group>);
 
+#[expect(
+    clippy::box_collection,
+    reason = "most groups are of one, and there may be a million: the few large ones must not make them larger"
+)]
 enum Group {
     One(Arc<Entry>),
     Few(Vec<Arc<Entry>>),
