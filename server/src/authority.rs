@@ -17,7 +17,6 @@
 
 mod error;
 mod keys;
-mod lease;
 mod make;
 mod metrics;
 mod rotation;

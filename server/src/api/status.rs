@@ -190,7 +190,9 @@ pub(super) fn authority(what: &str, error: AuthorityError) -> Status {
             "TOO_MANY_AUTHORITIES",
             format!("{what}: {error}"),
         ),
-        AuthorityError::Contended(_) => refused(Code::Aborted, "CONTENDED", format!("{what}: {error}")),
+        AuthorityError::Contended(_) | AuthorityError::Busy(_) | AuthorityError::LeaseLost => {
+            refused(Code::Aborted, "CONTENDED", format!("{what}: {error}"))
+        }
         AuthorityError::Store(error) => store(what, error),
         AuthorityError::Ledger(error) => ledger(what, error),
         error => internal(what, error),

@@ -1,5 +1,7 @@
 //! What can go wrong with authorities.
 
+use std::time::Duration;
+
 use mintmark_identity::{JwsAlg, KeyId};
 use mintmark_runtime::crypto::SealError;
 
@@ -103,8 +105,8 @@ pub enum AuthorityError {
     #[error("the authorities were changed by another replica {0} times while this tried to: try again")]
     Contended(u32),
     /// Somebody else holds the lease.
-    #[error("another replica has been changing the authorities for {0} s: try again, or look at what it is doing")]
-    Busy(i64),
+    #[error("another replica has been changing the authorities for {0:?}: try again, or look at what it is doing")]
+    Busy(Duration),
     /// The lease ended while a change was under way.
     #[error(
         "the lease on the authorities was lost before the change was written, so that nothing was changed: try again"

@@ -1,27 +1,34 @@
 //! The state that all clones share: what is current, and how it is changed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mintmark_identity::{Bundle, JwsAlg, KeyId, TrustDomain, Ttl};
 use mintmark_runtime::clock::Clock;
+use mintmark_runtime::crypto::random;
 use tokio::sync::{Mutex, Notify, watch};
 
-use super::lease::{PATIENCE, Turn};
 use super::make::Maker;
 use super::signer::{JwsAuthority, X509Authority};
 use super::state::{Due, MIN_LIFE, Record, State};
 use super::{AuthorityConfig, AuthorityError, AuthorityInfo, KeyManager, Kind, Rs256, Slot};
 use crate::ledger::Ledger;
 use crate::mint::jws::TokenType;
-use crate::store::{Held, Revision, Store, StoreError, Txn};
+use crate::store::{Held, Lease, Revision, Store, StoreError, Taken, Txn};
 
 /// The one record.
 pub(super) const KEY: &[u8] = b"authority/state";
 /// How often a change is tried again when another replica was faster.
 const ATTEMPTS: u32 = 16;
-/// How many seconds the start waits for the lease.
-const START_PATIENCE: i64 = 2;
+/// Under which authorities are changed, so that two replicas do not both make the same next one.
+const LEASE: &[u8] = b"lease/authority";
+/// Long enough to make authorities, an RSA key included; not much longer, since after a crash others wait for its end.
+const LEASE_TTL: Duration = Duration::from_secs(10);
+/// How long an administrator's change waits for the lease.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the start waits for the lease.
+const START_PATIENCE: Duration = Duration::from_secs(2);
 /// How often consumers should look for a new bundle, unless the authorities' lives ask for less.
 const REFRESH_HINT: u32 = 300;
 
@@ -44,7 +51,7 @@ pub(super) struct Shared {
     current: ArcSwap<Snapshot>,
     bundle: watch::Sender<Arc<Bundle>>,
     /// One change at a time in this process; and views are put in place in order.
-    change: Mutex<Turn>,
+    change: Mutex<Lease>,
     place: std::sync::Mutex<()>,
     pub(super) nudged: Notify,
 }
@@ -68,8 +75,8 @@ impl Shared {
         }
         let refresh_hint = refresh_hint(&config);
         let maker = Maker::new(ledger, keys, clock.clone(), config, trust_domain);
-        let turn = Turn::new(&store, &clock);
-        let (state, revision) = first_state(&store, &maker, &turn).await?;
+        let lease = lease(&store, &clock);
+        let (state, revision) = first_state(&store, &maker, &lease).await?;
         let snapshot = build(state, revision, None, &maker, refresh_hint)?;
         Ok(Self {
             bundle: watch::Sender::new(Arc::clone(&snapshot.bundle)),
@@ -78,7 +85,7 @@ impl Shared {
             clock,
             maker,
             refresh_hint,
-            change: Mutex::new(turn),
+            change: Mutex::new(lease),
             place: std::sync::Mutex::default(),
             nudged: Notify::new(),
         })
@@ -118,13 +125,13 @@ impl Shared {
         if self.current().state.due(self.clock.unix()).is_empty() {
             return Ok(());
         }
-        let turn = self.change.lock().await;
-        let Some(held) = turn.try_take().await? else {
+        let lease = self.change.lock().await;
+        let Taken::Held(held) = lease.take().await? else {
             // The other one does it; its change comes by the watch.
             return Ok(());
         };
         let done = self.rotate_leased(&held).await;
-        turn.give_back(held).await?;
+        release(&lease, held).await;
         done
     }
 
@@ -160,10 +167,11 @@ impl Shared {
         &self,
         change: impl FnMut(&mut State) -> Result<T, AuthorityError>,
     ) -> Result<T, AuthorityError> {
-        let turn = self.change.lock().await;
-        let held = turn.take(PATIENCE).await?.ok_or(AuthorityError::Busy(PATIENCE))?;
+        let lease = self.change.lock().await;
+        let held = lease.take_within(PATIENCE).await?;
+        let held = held.ok_or(AuthorityError::Busy(PATIENCE))?;
         let done = self.swap(&held, change).await;
-        turn.give_back(held).await?;
+        release(&lease, held).await;
         done
     }
 
@@ -229,9 +237,21 @@ impl Shared {
     }
 }
 
+/// This process's hand on the lease.
+pub(super) fn lease(store: &Store, clock: &Clock) -> Lease {
+    Lease::new(store, clock, LEASE, hex::encode(random::<16>()), LEASE_TTL)
+}
+
+/// What was done under the lease is done, also when the lease cannot be given back.
+async fn release(lease: &Lease, held: Held) {
+    if let Err(error) = lease.release(held).await {
+        tracing::warn!(%error, "the lease on the authorities cannot be given back; other replicas wait for its end");
+    }
+}
+
 /// The state to begin with: what the store holds, with an active authority of each kind that this process can sign
 /// with.
-async fn first_state(store: &Store, maker: &Maker, turn: &Turn) -> Result<(State, Revision), AuthorityError> {
+async fn first_state(store: &Store, maker: &Maker, lease: &Lease) -> Result<(State, Revision), AuthorityError> {
     if let Some(found) = store.get(KEY).await? {
         let state = State::decode(&found.value)?;
         if missing(&state, maker)?.is_empty() {
@@ -239,10 +259,10 @@ async fn first_state(store: &Store, maker: &Maker, turn: &Turn) -> Result<(State
         }
     }
     // Somebody who holds the lease for longer than a moment has crashed; compare-and-swap alone is enough then.
-    let held = turn.take(START_PATIENCE).await?;
+    let held = lease.take_within(START_PATIENCE).await?;
     let state = complete(store, maker).await;
     if let Some(held) = held {
-        turn.give_back(held).await?;
+        release(lease, held).await;
     }
     state
 }

@@ -10,6 +10,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
 use crate::ledger::Settings;
+use crate::store::Taken;
 
 const NOW: i64 = 1_800_000_000;
 
@@ -386,8 +387,8 @@ async fn an_rsa_key_is_made_when_rs256_is_switched_on() {
 #[tokio::test]
 async fn a_start_does_not_wait_for_the_lease_of_one_that_crashed() {
     let ground = Ground::new();
-    let crashed = lease::Turn::new(&ground.store, &ground.clock);
-    crashed.try_take().await.unwrap().unwrap();
+    let crashed = snapshot::lease(&ground.store, &ground.clock).take().await.unwrap();
+    assert!(matches!(crashed, Taken::Held(_)), "{crashed:?}");
     let start = ground.start(disk(1));
     let time_passes = async {
         loop {

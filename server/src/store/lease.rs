@@ -46,7 +46,6 @@ pub enum Taken {
 pub struct Held {
     key: Bytes,
     revision: Revision,
-    until_ms: i64,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -68,18 +67,19 @@ impl Lease {
         }
     }
 
-    /// Takes the lease if it is free, has ended, or is ours already; then its time begins anew.
+    /// Takes the lease if it is free, has ended, or is ours already; then its time begins anew, and an earlier
+    /// [`Held`] of ours no longer counts.
     ///
     /// # Errors
     /// What the store answers; that another was quicker is not an error.
     pub async fn take(&self) -> Result<Taken, StoreError> {
         let now = self.clock.unix_ms();
-        let (until_ms, claim) = self.claim(now);
+        let (latest, claim) = self.claim(now);
         let found = self.store.get(&self.key).await?;
         let txn = match &found {
             None => Txn::new().expect_absent(self.key.clone()),
             Some(pair) => {
-                if let Some(taken) = self.still_held(pair, now, until_ms) {
+                if let Some(taken) = self.still_held(pair, now, latest) {
                     return Ok(taken);
                 }
                 Txn::new().expect_revision(self.key.clone(), pair.modified)
@@ -89,7 +89,6 @@ impl Lease {
             Ok(revision) => Ok(Taken::Held(Held {
                 key: self.key.clone(),
                 revision,
-                until_ms,
             })),
             // Another took it since: it is theirs, or free to be tried for again at once.
             Err(StoreError::Conflict { .. }) => {
@@ -104,21 +103,30 @@ impl Lease {
         }
     }
 
-    /// Begins the time of a lease anew, if it is still ours.
+    /// Takes the lease as soon as it is free or has ended; `None` when it was not within `patience`. Whoever gives it
+    /// back is noticed at once, whoever crashed with it at its end.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when it was taken by another since; otherwise what the store answers.
-    pub async fn renew(&self, held: &Held) -> Result<Held, StoreError> {
-        let (until_ms, claim) = self.claim(self.clock.unix_ms());
-        let revision = self
-            .store
-            .commit(held.guard(Txn::new()).put(self.key.clone(), claim))
-            .await?;
-        Ok(Held {
-            key: self.key.clone(),
-            revision,
-            until_ms,
-        })
+    /// What the store answers.
+    pub async fn take_within(&self, patience: Duration) -> Result<Option<Held>, StoreError> {
+        let give_up = self.clock.instant() + patience;
+        loop {
+            let mut changes = self.store.watch(&self.key, self.store.revision());
+            let until_ms = match self.take().await? {
+                Taken::Held(held) => return Ok(Some(held)),
+                Taken::HeldBy { until_ms, .. } => until_ms,
+            };
+            // Whole seconds, rounded up: at its very end it may be taken.
+            let until = until_ms.saturating_add(999).div_euclid(1_000);
+            tokio::select! {
+                _ = changes.next() => {}
+                () = self.clock.sleep_until_unix(until) => {}
+                () = self.clock.sleep_until(give_up) => {}
+            }
+            if self.clock.instant() >= give_up {
+                return Ok(None);
+            }
+        }
     }
 
     /// Gives a lease back, so that another need not wait for its end; one that was lost already is left alone.
@@ -162,11 +170,6 @@ impl Held {
     pub fn guard(&self, txn: Txn) -> Txn {
         txn.expect_revision(self.key.clone(), self.revision)
     }
-
-    /// When others may take it, in milliseconds since 1970: renew well before.
-    pub fn until_ms(&self) -> i64 {
-        self.until_ms
-    }
 }
 
 fn claim_of(pair: &KeyValue) -> Option<Claim> {
@@ -175,6 +178,10 @@ fn claim_of(pair: &KeyValue) -> Option<Claim> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures::FutureExt as _;
+
     use super::*;
 
     const TTL: Duration = Duration::from_secs(30);
@@ -195,7 +202,6 @@ mod tests {
         let (store, clock) = (Store::memory(), Clock::manual(1_000));
         let [a, b] = two(&store, &clock);
         let first = held(&a).await;
-        assert_eq!(first.until_ms(), 1_030_000);
         let by_a = Taken::HeldBy {
             holder: "a".to_owned(),
             until_ms: 1_030_000,
@@ -205,7 +211,8 @@ mod tests {
         assert_eq!(b.take().await.unwrap(), by_a);
         clock.advance(Duration::from_millis(1));
         held(&b).await;
-        assert!(matches!(a.renew(&first).await, Err(StoreError::Conflict { .. })));
+        let error = store.commit(first.guard(Txn::new()).put("job", "by a")).await;
+        assert!(matches!(error, Err(StoreError::Conflict { .. })), "{error:?}");
         assert!(matches!(a.take().await.unwrap(), Taken::HeldBy { holder, .. } if holder == "b"));
     }
 
@@ -231,19 +238,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lease_that_is_renewed_or_given_back_moves_its_end() {
+    async fn a_lease_that_is_taken_again_or_given_back_moves_its_end() {
         let (store, clock) = (Store::memory(), Clock::manual(1_000));
         let [a, b] = two(&store, &clock);
         let mut mine = held(&a).await;
         for _ in 0..3 {
             clock.advance(TTL * 2 / 3);
-            mine = a.renew(&mine).await.unwrap();
+            mine = held(&a).await;
             assert!(matches!(b.take().await.unwrap(), Taken::HeldBy { .. }));
         }
-        // Taken again by its holder, after a restart for instance.
-        mine = held(&a).await;
         a.release(mine).await.unwrap();
         held(&b).await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_lease_has_it_when_it_is_given_back_or_ends_or_gives_up() {
+        let (store, clock) = (Store::memory(), Clock::manual(1_000));
+        let [a, b] = two(&store, &clock);
+        let mine = held(&a).await;
+        let mut waits = pin!(b.take_within(TTL));
+        assert!(waits.as_mut().now_or_never().is_none());
+        a.release(mine).await.unwrap();
+        let given_back = waits.await.unwrap().expect("it was given back");
+        b.release(given_back).await.unwrap();
+
+        held(&a).await;
+        let mut waits = pin!(b.take_within(TTL * 2));
+        assert!(waits.as_mut().now_or_never().is_none());
+        clock.advance(TTL);
+        let ended = waits.await.unwrap();
+        assert!(ended.is_some(), "its holder is gone, and it ended");
+
+        let mut waits = pin!(a.take_within(TTL / 2));
+        assert!(waits.as_mut().now_or_never().is_none());
+        clock.advance(TTL / 2);
+        assert_eq!(waits.await.unwrap(), None);
     }
 
     #[tokio::test]
