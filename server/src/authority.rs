@@ -235,6 +235,11 @@ impl Authorities {
         self.shared.watch_bundle()
     }
 
+    /// The X.509 authority that signs now, and word of each that takes over from it.
+    pub fn watch_signer(&self) -> watch::Receiver<KeyId> {
+        self.shared.watch_signer()
+    }
+
     /// Shows when authorities end, as `authority_expiry_seconds`, and the bundle's number.
     pub fn register(&self, metrics: &mintmark_runtime::metrics::Metrics) {
         metrics::register(&self.shared, metrics);

@@ -50,6 +50,8 @@ pub(super) struct Shared {
     refresh_hint: u32,
     current: ArcSwap<Snapshot>,
     bundle: watch::Sender<Arc<Bundle>>,
+    /// The X.509 authority that signs.
+    signer: watch::Sender<KeyId>,
     /// One change at a time in this process; and views are put in place in order.
     change: Mutex<Lease>,
     place: std::sync::Mutex<()>,
@@ -80,6 +82,7 @@ impl Shared {
         let snapshot = build(state, revision, None, &maker, refresh_hint)?;
         Ok(Self {
             bundle: watch::Sender::new(Arc::clone(&snapshot.bundle)),
+            signer: watch::Sender::new(snapshot.x509.key_id().clone()),
             current: ArcSwap::from_pointee(snapshot),
             store,
             clock,
@@ -97,6 +100,10 @@ impl Shared {
 
     pub(super) fn watch_bundle(&self) -> watch::Receiver<Arc<Bundle>> {
         self.bundle.subscribe()
+    }
+
+    pub(super) fn watch_signer(&self) -> watch::Receiver<KeyId> {
+        self.signer.subscribe()
     }
 
     pub(super) fn nudge(&self) {
@@ -232,7 +239,14 @@ impl Shared {
             *published = bundle;
             changed
         });
+        let signer = next.x509.key_id().clone();
         self.current.store(Arc::new(next));
+        // And whoever hears of another signer is signed for by it.
+        self.signer.send_if_modified(|signs| {
+            let changed = *signs != signer;
+            *signs = signer;
+            changed
+        });
         Ok(())
     }
 }

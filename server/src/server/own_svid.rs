@@ -1,15 +1,16 @@
 //! The server's own X.509-SVID: issued as any other, shown on the API's listener and, without a certificate from files, on the `https` listener.
 //!
-//! It is replaced at half of its life, and when the bundle changes and another authority signs by then: at the latest when the one that signed it is tainted.
+//! It is replaced at half of its life, and when another authority begins to sign: so it has left an authority before that one can be tainted, and after a jump of the
+//! clock, which makes new authorities, it is valid again at once.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use mintmark_identity::{KeyId, PublicKey, SpiffeId};
 use rcgen::{KeyPair, PublicKeyData as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
@@ -20,8 +21,8 @@ use crate::config::Config;
 use crate::issuance::X509Order;
 use crate::mint::dns;
 
-/// When it could not be replaced, it is tried again after this.
-const RETRY: Duration = Duration::from_secs(10);
+/// When it could not be replaced, it is tried again after so many seconds.
+const RETRY: i64 = 10;
 
 /// What the certificate is good for beside the SPIFFE ID.
 pub(super) struct Names {
@@ -71,57 +72,46 @@ fn host_of(url: &str) -> Option<String> {
 pub(super) struct OwnSvid {
     rooms: Rooms,
     names: Names,
-    key_id: KeyId,
-    half_life: i64,
+    signer: watch::Receiver<KeyId>,
+    /// When it is to be replaced, Unix seconds.
+    due: i64,
 }
 
 impl OwnSvid {
     /// Issues the first one.
     pub(super) async fn issue(rooms: Rooms, names: Names) -> Result<Self, StartError> {
-        let (key_id, half_life) = issue(&rooms, &names).await?;
+        let signer = rooms.authorities.watch_signer();
+        let due = issue(&rooms, &names).await?;
         Ok(Self {
             rooms,
             names,
-            key_id,
-            half_life,
+            signer,
+            due,
         })
     }
 
     /// Replaces it when its time has come, until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut bundles = self.rooms.authorities.watch_bundle();
+        let clock = self.rooms.clock.clone();
         loop {
-            let clock = self.rooms.clock.clone();
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = clock.sleep_until_unix(self.half_life) => {}
-                changed = bundles.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    // A new bundle need not mean that another authority signs.
-                    if self.rooms.authorities.x509().key_id() == &self.key_id {
-                        continue;
-                    }
-                }
+                () = clock.sleep_until_unix(self.due) => {}
+                changed = self.signer.changed() => if changed.is_err() { return },
             }
             match issue(&self.rooms, &self.names).await {
-                Ok((key_id, half_life)) => (self.key_id, self.half_life) = (key_id, half_life),
+                Ok(half_life) => self.due = half_life,
                 Err(error) => {
-                    tracing::warn!(%error, "the server's own SVID could not be replaced; trying again in 10 s");
-                    self.half_life = clock.unix();
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = clock.sleep(RETRY) => {}
-                    }
+                    tracing::warn!(%error, "the server's own SVID could not be replaced; trying again in {RETRY} s, or when another authority signs");
+                    self.due = clock.unix() + RETRY;
                 }
             }
         }
     }
 }
 
-/// Issues one and shows it; gives the authority that signed it and when half of its life is over.
-async fn issue(rooms: &Rooms, names: &Names) -> Result<(KeyId, i64), StartError> {
+/// Issues one and shows it; gives when half of its life is over.
+async fn issue(rooms: &Rooms, names: &Names) -> Result<i64, StartError> {
     let failed = |why: String| StartError::OwnSvid(why);
     let key = KeyPair::generate().map_err(|error| failed(error.to_string()))?;
     let public_key =
@@ -141,7 +131,7 @@ async fn issue(rooms: &Rooms, names: &Names) -> Result<(KeyId, i64), StartError>
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     rooms.credential.set(chain, key)?;
     tracing::info!(serial = %svid.serial, not_after = svid.not_after, authority = %svid.key_id, "the server has a new SVID of its own");
-    Ok((svid.key_id, svid.not_before.midpoint(svid.not_after)))
+    Ok(svid.not_before.midpoint(svid.not_after))
 }
 
 #[cfg(test)]

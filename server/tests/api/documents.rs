@@ -6,6 +6,8 @@ use std::time::Duration;
 use mintmark_identity::Bundle;
 use mintmark_runtime::net::tcp_connect;
 use mintmark_runtime::tls::{ALPN_HTTP1, Connector, client_config, web_verifier};
+use mintmark_server::authority::Kind;
+use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -145,56 +147,68 @@ async fn documents_may_be_cached_and_are_only_read() {
     world.shutdown().await;
 }
 
+/// The chain that the server shows, leaf first.
+fn shown(world: &World) -> Vec<CertificateDer<'static>> {
+    world.server.rooms().credential.chain().unwrap()
+}
+
+/// Waits until the server shows another chain; that takes no time of the clock.
+async fn replaced(world: &World, chain: &[CertificateDer<'static>]) {
+    in_time(async {
+        while shown(world) == chain {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
-async fn a_new_authority_is_published_before_it_signs_and_the_servers_own_svid_leaves_a_tainted_one() {
+async fn a_new_authority_is_published_before_it_signs_and_then_signs_the_servers_own_svid() {
     let world = World::new().await;
     let authorities = &world.server.rooms().authorities;
     let before = get_json(&world, "/").await;
-    let serial = |world: &World| world.server.rooms().credential.chain().unwrap();
-    let shown = serial(&world);
-    let prepared = authorities
-        .prepare(mintmark_server::authority::Kind::X509)
-        .await
-        .unwrap();
+    let first = shown(&world);
+    let prepared = authorities.prepare(Kind::X509).await.unwrap();
     let published = get_json(&world, "/").await;
     assert_eq!(
         published["keys"].as_array().unwrap().len(),
         before["keys"].as_array().unwrap().len() + 1
     );
     assert!(published["spiffe_sequence"].as_u64() > before["spiffe_sequence"].as_u64());
+    assert_eq!(shown(&world), first, "what is prepared does not sign");
     authorities
-        .activate(mintmark_server::authority::Kind::X509, Some(&prepared.key_id))
+        .activate(Kind::X509, Some(&prepared.key_id))
         .await
         .unwrap();
-    assert_eq!(serial(&world), shown, "what the old one signed is still good");
-    authorities
-        .taint(mintmark_server::authority::Kind::X509, None)
-        .await
-        .unwrap();
-    // The server's own SVID follows; it takes no time of the clock.
-    in_time(async {
-        while serial(&world) == shown {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    replaced(&world, &first).await;
+    // So the old one can go at once.
+    authorities.taint(Kind::X509, None).await.unwrap();
+    authorities.revoke(Kind::X509, None).await.unwrap();
     assert_eq!(https(&world, "GET", "/", "").await.status, 200);
     world.node().await;
     world.shutdown().await;
 }
 
 #[tokio::test]
+async fn the_servers_own_svid_is_valid_again_after_a_jump_of_the_clock() {
+    let world = World::new().await;
+    for jump in [-1_000_000, 1_000_000] {
+        let before = shown(&world);
+        world.clock.set_unix(world.clock.unix() + jump);
+        // As the next issuance would, which finds that no authority is valid.
+        world.server.rooms().authorities.nudge();
+        replaced(&world, &before).await;
+        assert_eq!(https(&world, "GET", "/", "").await.status, 200, "{jump}");
+    }
+    world.shutdown().await;
+}
+
+#[tokio::test]
 async fn the_servers_own_svid_is_replaced_at_half_of_its_life() {
     let world = World::new().await;
-    let shown = || world.server.rooms().credential.chain().unwrap();
-    let first = shown();
+    let first = shown(&world);
     world.clock.advance(Duration::from_secs(1801));
-    in_time(async {
-        while shown() == first {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    replaced(&world, &first).await;
     world.clock.advance(Duration::from_secs(1800));
     assert_eq!(
         https(&world, "GET", "/", "").await.status,
