@@ -42,11 +42,7 @@ impl agent_server::Agent for AgentService {
         request: Request<CountAgentsRequest>,
     ) -> Result<Response<CountAgentsResponse>, Status> {
         let filter = Filter::parse(request.into_inner().filter.map(Into::into).unwrap_or_default())?;
-        let count = self
-            .rooms
-            .nodes
-            .list(None, usize::MAX, |node| filter.admits(node))
-            .len();
+        let count = self.rooms.nodes.count(|node| filter.admits(node));
         Ok(Response::new(CountAgentsResponse {
             count: count.try_into().unwrap_or(i32::MAX),
         }))

@@ -60,11 +60,12 @@ impl NodeRecord {
     /// The selectors by which aliases find the node: those of the attestation, and its own SPIFFE ID as `spiffe_id:…`.
     pub fn alias_selectors(&self) -> Selectors {
         let own = Selector::new("spiffe_id", self.id.as_str()).ok();
-        self.selectors
-            .iter()
-            .filter_map(|text| Selector::parse(text).ok())
-            .chain(own)
-            .collect()
+        self.selectors().iter().cloned().chain(own).collect()
+    }
+
+    /// Whether it has an SVID that has not ended, and is not banned.
+    pub fn is_attested(&self, now: i64) -> bool {
+        !self.banned && self.not_after > now
     }
 }
 
@@ -83,18 +84,6 @@ pub enum NodeRefusal {
     /// An administrator banned it.
     #[error("the node is banned")]
     Banned,
-}
-
-impl NodeRefusal {
-    /// A short name for metrics and logs.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Expired => "node_expired",
-            Self::NotAttested => "node_not_attested",
-            Self::NotActive => "node_not_active",
-            Self::Banned => "node_banned",
-        }
-    }
 }
 
 /// Why a node's record was not changed.
@@ -212,6 +201,12 @@ impl Nodes {
                 .take(limit)
                 .collect()
         })
+    }
+
+    /// How many nodes `admits` lets through.
+    pub fn count(&self, admits: impl Fn(&NodeRecord) -> bool) -> usize {
+        let all = |memory: &Memory| memory.0.values().filter(|record| admits(&record.borrow())).count();
+        self.0.memory.read(all)
     }
 
     /// Is the SVID with this ID, serial and end, whose chain the connection has verified, that of a node in good standing?

@@ -319,7 +319,6 @@ impl Inner {
     /// Stops all signing until a restart.
     fn halt(&self, error: &SignError) -> Refusal {
         tracing::error!(%error, "a signature is wrong; nothing is signed until the server is restarted");
-        self.metrics.halt();
         Refusal::Halted(Arc::clone(self.halted.get_or_init(|| error.to_string().into())))
     }
 

@@ -6,7 +6,7 @@ use mintmark_runtime::metrics::prometheus_client::encoding::EncodeLabelSet;
 use mintmark_runtime::metrics::prometheus_client::metrics::counter::Counter;
 use mintmark_runtime::metrics::prometheus_client::metrics::family::Family;
 use mintmark_runtime::metrics::prometheus_client::metrics::histogram::Histogram;
-use mintmark_runtime::metrics::{Gauge, Metrics as Registry, SECONDS};
+use mintmark_runtime::metrics::{Metrics as Registry, SECONDS};
 
 use super::Refusal;
 
@@ -18,7 +18,6 @@ pub(super) struct Metrics {
     jwt: Counter,
     wit: Counter,
     seconds: [Histogram; 4],
-    halted: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -70,10 +69,6 @@ impl Metrics {
             jwt: issued("jwt"),
             wit: issued("wit"),
             seconds: [in_phase("judge"), in_phase("log"), in_phase("sign"), in_phase("whole")],
-            halted: registry.gauge(
-                "issuance_halted",
-                "1 once a signature was wrong: nothing is issued until a restart",
-            ),
             issuances,
         }
     }
@@ -99,9 +94,5 @@ impl Metrics {
 
     pub(super) fn took(&self, phase: Phase, time: Duration) {
         self.seconds[phase as usize].observe(time.as_secs_f64());
-    }
-
-    pub(super) fn halt(&self) {
-        self.halted.set(1);
     }
 }

@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use mintmark_runtime::health::Health;
 use mintmark_runtime::metrics::Metrics;
 use mintmark_runtime::metrics::prometheus_client::collector::Collector;
-use mintmark_runtime::metrics::prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use mintmark_runtime::metrics::prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use mintmark_runtime::metrics::prometheus_client::metrics::MetricType;
 use mintmark_runtime::metrics::prometheus_client::metrics::gauge::ConstGauge;
 use mintmark_runtime::task::Supervisor;
@@ -72,18 +72,13 @@ pub(super) fn health(rooms: &Rooms, health: &Health) {
 
 /// Numbers that are read when somebody asks.
 pub(super) fn metrics(rooms: &Rooms, metrics: &Metrics) {
+    rooms.authorities.register(metrics);
     let collector = Numbers { rooms: rooms.clone() };
     metrics.with_registry(|registry| registry.register_collector(Box::new(collector)));
 }
 
 struct Numbers {
     rooms: Rooms,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct AuthorityLabels {
-    kind: &'static str,
-    state: &'static str,
 }
 
 impl fmt::Debug for Numbers {
@@ -95,44 +90,32 @@ impl fmt::Debug for Numbers {
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Rooms {
-            authorities,
             registry,
             nodes,
+            ledger,
+            issuer,
             clock,
             ..
         } = &self.rooms;
         let now = clock.unix();
-        let help = "Seconds until an authority ends; of several in one state, the first that does";
-        let mut family = encoder.encode_descriptor("authority_expiry_seconds", help, None, MetricType::Gauge)?;
-        for kind in Kind::ALL {
-            let infos = authorities.list(kind);
-            for slot in [Slot::Active, Slot::Prepared, Slot::Old] {
-                let ends = infos.iter().filter(|info| info.slot == slot).map(|info| info.not_after);
-                if let Some(end) = ends.min() {
-                    let labels = AuthorityLabels {
-                        kind: kind.as_str(),
-                        state: slot.as_str(),
-                    };
-                    ConstGauge::new(end - now).encode(family.encode_family(&labels)?)?;
-                }
-            }
-        }
-        let all = nodes.list(None, usize::MAX, |_| true);
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let attested = all.iter().filter(|node| !node.banned && node.not_after > now).count();
-        let banned = all.iter().filter(|node| node.banned).count();
+        let is_halted = issuer.halted().is_some() || ledger.stopped().is_some();
         for (name, help, value) in [
             ("entries", "Registration entries", count(registry.len())),
             (
                 "nodes_attested",
                 "Nodes with an SVID that has not ended",
-                count(attested),
+                count(nodes.count(|node| node.is_attested(now))),
             ),
-            ("nodes_banned", "Nodes that are banned", count(banned)),
             (
-                "bundle_sequence",
-                "The number of the trust bundle; it grows with every change",
-                i64::try_from(authorities.bundle().sequence).unwrap_or(i64::MAX),
+                "nodes_banned",
+                "Nodes that are banned",
+                count(nodes.count(|node| node.banned)),
+            ),
+            (
+                "issuance_halted",
+                "1 when nothing is issued until a restart: a signature was wrong, or the issuance log could not be written",
+                i64::from(is_halted),
             ),
             (
                 "start_time_seconds",

@@ -176,10 +176,7 @@ async fn a_new_authority_is_published_before_it_signs_and_then_signs_the_servers
     );
     assert!(published["spiffe_sequence"].as_u64() > before["spiffe_sequence"].as_u64());
     assert_eq!(shown(&world), first, "what is prepared does not sign");
-    authorities
-        .activate(Kind::X509, Some(&prepared.key_id))
-        .await
-        .unwrap();
+    authorities.activate(Kind::X509, Some(&prepared.key_id)).await.unwrap();
     replaced(&world, &first).await;
     // So the old one can go at once.
     authorities.taint(Kind::X509, None).await.unwrap();
@@ -271,6 +268,7 @@ async fn health_and_metrics_say_how_the_server_is() {
         .body;
     for line in [
         "mintmark_server_authority_expiry_seconds{kind=\"x509\",state=\"active\"} 86400",
+        "mintmark_server_issuance_halted 0",
         "mintmark_server_nodes_attested 1",
         "mintmark_server_nodes_connected 0",
         "mintmark_server_rpc_total{method=\"spire.api.server.agent.v1.Agent/AttestAgent\",code=\"OK\"} 1",
@@ -288,10 +286,18 @@ async fn health_and_metrics_say_how_the_server_is() {
         assert!(metrics.contains(name), "{name}");
     }
     assert!(!metrics.contains("spiffe://"), "{metrics}");
-    // When no authority is valid any more, requests should go elsewhere.
     let rooms = world.server.rooms().clone();
     world.clock.advance(Duration::from_secs(1));
     assert!(rooms.health.not_ready().is_empty());
+    // A log that takes nothing more halts issuance, whatever the reason.
+    rooms.ledger.shutdown().await.unwrap();
+    let halted = http(&world, world.server.metrics_addr().unwrap(), "/metrics")
+        .await
+        .body;
+    assert!(
+        halted.lines().any(|line| line == "mintmark_server_issuance_halted 1"),
+        "{halted}"
+    );
     world.shutdown().await;
     let reasons = rooms.health.not_ready();
     assert!(

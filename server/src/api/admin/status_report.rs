@@ -33,7 +33,7 @@ pub(super) fn report(rooms: &Rooms) -> StatusResponse {
             engine: rooms.store_engine.into(),
             revision: rooms.store.revision(),
             // Tokens, authorities and guards are few beside these.
-            entries: (rooms.registry.len() + rooms.nodes.list(None, usize::MAX, |_| true).len()) as u64,
+            entries: (rooms.registry.len() + rooms.nodes.count(|_| true)) as u64,
         }),
         ledger: Some(ledger),
         attention,
@@ -69,12 +69,10 @@ fn authority_message(info: &AuthorityInfo) -> admin::Authority {
 }
 
 fn nodes(rooms: &Rooms, now: i64) -> admin::Nodes {
-    let count =
-        |admits: &dyn Fn(&crate::attest::NodeRecord) -> bool| rooms.nodes.list(None, usize::MAX, admits).len() as u64;
     admin::Nodes {
-        attested: count(&|node| !node.banned && node.not_after > now),
+        attested: rooms.nodes.count(|node| node.is_attested(now)) as u64,
         connected: u64::try_from(rooms.connected.get()).unwrap_or_default(),
-        banned: count(&|node| node.banned),
+        banned: rooms.nodes.count(|node| node.banned) as u64,
     }
 }
 

@@ -318,13 +318,7 @@ async fn one_signature_in_1024_is_verified_and_a_wrong_one_stops_everything() {
         .unwrap_err();
     assert_eq!(refusal.reason(), "halted");
     assert_eq!(house.ledger.reader().size(), size, "what is refused is not logged");
-    assert!(
-        house
-            .registry
-            .encode()
-            .unwrap()
-            .contains("mintmark_server_issuance_halted 1")
-    );
+    assert!(house.issuer.halted().is_some());
 }
 
 #[tokio::test]
