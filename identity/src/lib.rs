@@ -1,4 +1,4 @@
-//! The nouns of Mintmark: SPIFFE IDs, selectors, serials, keys, bundles and SVIDs.
+//! The nouns of Mintmark: SPIFFE IDs, selectors, DNS names, serials, keys, bundles and SVIDs.
 //!
 //! What it is for: one type for each thing that has a name in the SPIFFE standards, with one fallible
 //! constructor, so that an identity never travels as a `String` past the edge.
@@ -19,6 +19,7 @@ mod text;
 mod ttl;
 
 pub mod bundle;
+pub mod dns;
 pub mod jwk;
 pub mod spki;
 pub mod svid;

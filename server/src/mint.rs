@@ -10,7 +10,6 @@
 pub mod authority;
 pub mod check;
 mod der;
-pub mod dns;
 pub mod jws;
 mod validity;
 pub mod x509;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mintmark_identity::{Serial, SpiffeId};
+use mintmark_identity::{Serial, SpiffeId, dns};
 use mintmark_proto::ledger::Kind as LeafKind;
 
 use super::issuer::{Call, Grant, Inner, IssuanceConfig};
@@ -14,7 +14,7 @@ use crate::authority::{JwsAuthority, Kind, SignError, X509Authority};
 use crate::ledger::Durable;
 use crate::mint::jws::{self, JwtSpec, UnsignedJws, WitSpec};
 use crate::mint::x509::{self, UnsignedX509, X509Spec};
-use crate::mint::{Validity, check, dns};
+use crate::mint::{Validity, check};
 
 /// A form of credential under one authority. The order of the methods is the order in which they are called.
 pub(super) trait Form: Sync {

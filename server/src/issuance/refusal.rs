@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use mintmark_identity::dns::DnsNameError;
 use mintmark_identity::{JwsAlg, SpiffeId, TrustDomain};
 
 use crate::authority::{Kind, SignError};
 use crate::ledger::LedgerError;
 use crate::mint::check::CheckError;
-use crate::mint::dns::DnsNameError;
 
 /// Why a credential was not issued. Nothing was signed then.
 #[derive(Clone, Debug, thiserror::Error)]

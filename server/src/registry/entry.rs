@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use mintmark_identity::{Selector, Selectors, SpiffeId, TrustDomain, Ttl};
+use mintmark_identity::{Selector, Selectors, SpiffeId, TrustDomain, Ttl, dns};
 use mintmark_proto::spire::types;
 
 /// An entry has at most this many selectors.
 pub const MAX_SELECTORS: usize = 256;
-/// An entry names at most this many DNS names.
-pub const MAX_DNS_NAMES: usize = 64;
 /// An entry federates with at most this many trust domains.
 pub const MAX_FEDERATES_WITH: usize = 64;
 /// A hint has at most this many bytes (SPIFFE Workload API §5.2.1).
@@ -268,38 +266,12 @@ fn federates_with(names: Vec<String>, own: &TrustDomain) -> Result<Vec<TrustDoma
     names.iter().map(parse).collect()
 }
 
+/// What is registered can be issued: the same rules hold when a credential is made.
 fn dns_names(names: Vec<String>) -> Result<Arc<[String]>, InvalidEntry> {
-    const FIELD: &str = "dns_names";
-    if names.len() > MAX_DNS_NAMES {
-        return Err(invalid(FIELD, format!("{} are more than {MAX_DNS_NAMES}", names.len())));
-    }
-    match names
-        .iter()
-        .find_map(|name| why_not_dns_name(name).map(|why| (name, why)))
-    {
-        Some((name, why)) => Err(invalid(
-            FIELD,
-            format!("{:?} {why}", name.chars().take(80).collect::<String>()),
-        )),
-        None if names.is_empty() => Ok(Arc::default()),
-        None => Ok(names.into()),
-    }
-}
-
-/// RFC 1123 §2.1 labels, a wildcard allowed as the whole first one (RFC 6125 §6.4.3).
-fn why_not_dns_name(name: &str) -> Option<&'static str> {
-    let legal = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
-    let label_is_bad = |(at, label): (usize, &str)| {
-        let wildcard = at == 0 && label == "*" && name.len() > 2;
-        let edges = label.starts_with('-') || label.ends_with('-');
-        !wildcard && (label.is_empty() || label.len() > 63 || edges || !label.bytes().all(legal))
-    };
-    if name.is_empty() || name.len() > 253 {
-        Some("is not between 1 and 253 bytes long")
-    } else if name.split('.').enumerate().any(label_is_bad) {
-        Some("is no DNS name: labels of letters, digits and inner hyphens, parted by dots")
-    } else {
-        None
+    dns::check_all(&names).map_err(|error| invalid("dns_names", error))?;
+    match names.is_empty() {
+        true => Ok(Arc::default()),
+        false => Ok(names.into()),
     }
 }
 

@@ -271,7 +271,14 @@ async fn bad_entries_are_named_for_what_is_wrong_with_them() {
     assert_eq!(with(&|m| m.jwt_svid_ttl = i32::MAX), "jwt_svid_ttl");
     assert_eq!(with(&|m| m.expires_at = -5), "expires_at");
     assert_eq!(with(&|m| m.dns_names = vec!["no spaces".into()]), "dns_names");
-    assert_eq!(with(&|m| m.dns_names = vec!["-a.b".into()]), "dns_names");
+    // What could not be issued is not registered.
+    for names in [["-a.b", "c"], ["A.org", "c"], ["a_b", "c"], ["*.a.org", "b.a.org"]] {
+        assert_eq!(
+            with(&|m| m.dns_names = names.map(Into::into).into()),
+            "dns_names",
+            "{names:?}"
+        );
+    }
     assert_eq!(with(&|m| m.hint = "h".repeat(1025)), "hint");
     assert_eq!(with(&|m| m.id = "slash/".into()), "id");
     assert_eq!(

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use mintmark_identity::{KeyId, PublicKey, SpiffeId};
+use mintmark_identity::{KeyId, PublicKey, SpiffeId, dns};
 use rcgen::{KeyPair, PublicKeyData as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
@@ -19,7 +19,6 @@ use crate::api::Rooms;
 use crate::attest::Attested;
 use crate::config::Config;
 use crate::issuance::X509Order;
-use crate::mint::dns;
 
 /// When it could not be replaced, it is tried again after so many seconds.
 const RETRY: i64 = 10;

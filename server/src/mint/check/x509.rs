@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use mintmark_identity::{KeyKind, Serial};
+use mintmark_identity::{KeyKind, Serial, dns};
 use x509_parser::certificate::TbsCertificate;
 use x509_parser::extensions::{BasicConstraints, GeneralName, ParsedExtension, SubjectAlternativeName, X509Extension};
 use x509_parser::prelude::{FromDer, X509Version};
@@ -12,7 +12,6 @@ use super::canonical::is_canonical;
 use super::{CheckError, Checked, ensure};
 use crate::mint::Validity;
 use crate::mint::authority::AuthoritySpec;
-use crate::mint::dns;
 use crate::mint::x509::{ORGANIZATION_NAME, SignatureAlgorithm, Template, UnsignedX509, X509Spec};
 
 const SVID: &str = "X.509-SVID";

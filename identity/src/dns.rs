@@ -1,4 +1,4 @@
-//! Which DNS names may stand in a credential.
+//! Which DNS names may stand in a credential, and so in an entry.
 //!
 //! The same that SPIRE lets through: lower-case letters, digits and hyphens in labels of 1 to 63, 253 characters at
 //! most, no dot at the end, and at most one wildcard, which is then the whole first label.
