@@ -20,7 +20,7 @@ use super::Rooms;
 use super::caller::{Caller, audit};
 use super::convert::{agent_id, id_message, page_size, selector_message, workload_id};
 use super::status::{self, invalid, malformed};
-use super::svid::{parse_csr, x509_message};
+use super::svid::{answer, parse_csr, x509_message};
 use crate::attest::{Attested, NodeRecord, join_token};
 use crate::issuance::{X509Order, X509Svid};
 use crate::registry::{Entry, EntryError, Match};
@@ -277,12 +277,8 @@ async fn sign(rooms: &Rooms, attested: &Attested, id: &SpiffeId, csr: &[u8]) -> 
     let csr = parse_csr(csr, "failed to parse CSR", "failed to parse CSR")?;
     let mut order = X509Order::new(id.clone(), csr.public_key().clone());
     order.ttl = Some(rooms.agent_ttl);
-    let what = "failed to sign X509 SVID";
-    match rooms.issuer.x509(attested, vec![order]).await.pop() {
-        Some(Ok(svid)) => Ok(svid),
-        Some(Err(refusal)) => Err(status::refusal(what, &refusal)),
-        None => Err(status::internal(what, "one order has no answer")),
-    }
+    let mut signed = rooms.issuer.x509(attested, vec![order]).await.into_iter();
+    answer(&mut signed, "failed to sign X509 SVID")
 }
 
 fn agent_message(node: &NodeRecord, mask: Option<&types::AgentMask>) -> types::Agent {

@@ -54,7 +54,6 @@ struct Inner {
 /// A caller is over its limit; it may come again after this long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooFast {
-    pub(super) limit: Limit,
     pub(super) retry_after: Duration,
 }
 
@@ -111,7 +110,6 @@ impl Limits {
             .saturating_sub(Duration::from_secs(1));
         if wait > PATIENCE {
             return Err(TooFast {
-                limit,
                 retry_after: wait - PATIENCE,
             });
         }
@@ -149,7 +147,6 @@ mod tests {
         assert_eq!(
             refused,
             TooFast {
-                limit: Limit::Attest,
                 retry_after: Duration::from_secs(1)
             }
         );

@@ -53,8 +53,8 @@ impl svid_server::Svid for SvidService {
         let mut order = X509Order::new(id.clone(), csr.public_key().clone());
         order.ttl = ttl(request.ttl)?;
         order.dns_names = csr.dns_names().into();
-        let minted = first(self.rooms.issuer.x509(&asked, vec![order]).await);
-        let minted = minted.map_err(|refusal| status::refusal("failed to sign X509-SVID", &refusal));
+        let mut signed = self.rooms.issuer.x509(&asked, vec![order]).await.into_iter();
+        let minted = answer(&mut signed, "failed to sign X509-SVID");
         let object = minted
             .as_ref()
             .map_or_else(|_| id.to_string(), |svid| format!("{id} serial {}", svid.serial));
@@ -95,8 +95,8 @@ impl svid_server::Svid for SvidService {
         let public_key = wit_key(&request.public_key, &request.signing_algorithm)?;
         let mut order = WitOrder::new(id.clone(), public_key);
         order.ttl = ttl(request.ttl)?;
-        let minted = first(self.rooms.issuer.wit(&asked, vec![order]).await);
-        let minted = minted.map_err(|refusal| status::refusal("failed to sign WIT-SVID", &refusal));
+        let mut signed = self.rooms.issuer.wit(&asked, vec![order]).await.into_iter();
+        let minted = answer(&mut signed, "failed to sign WIT-SVID");
         let object = minted
             .as_ref()
             .map_or_else(|_| id.to_string(), |svid| format!("{id} jti {}", svid.jti.jti()));
@@ -229,7 +229,7 @@ async fn take(extensions: &Extensions, count: usize) -> Result<(), Status> {
     }
 }
 
-fn unauthorized() -> Status {
+pub(super) fn unauthorized() -> Status {
     status::not_found("entry not found or not authorized")
 }
 
@@ -241,11 +241,16 @@ fn x509_order(entry_id: &str, csr: &[u8], entry: Option<Arc<Entry>>) -> Result<X
     }
     let entry = entry.ok_or_else(unauthorized)?;
     let csr = parse_csr(csr, "malformed CSR", "invalid CSR signature")?;
-    let mut order = X509Order::new(entry.spiffe_id.clone(), csr.public_key().clone());
+    Ok(x509_order_of(&entry, csr.public_key().clone()))
+}
+
+/// What an entry says, for a key of its holder's.
+pub(super) fn x509_order_of(entry: &Entry, key: PublicKey) -> X509Order {
+    let mut order = X509Order::new(entry.spiffe_id.clone(), key);
     order.ttl = entry.x509_ttl;
     order.dns_names = Arc::clone(&entry.dns_names);
     order.entry_id = Some(Arc::clone(&entry.id));
-    Ok(order)
+    order
 }
 
 fn wit_order(entry_id: &str, key: &[u8], algorithm: &str, entry: Option<Arc<Entry>>) -> Result<WitOrder, Status> {
@@ -311,16 +316,12 @@ fn ttl(seconds: i32) -> Result<Option<Ttl>, Status> {
 }
 
 /// The next answer of those for the orders that were good.
-fn answer<T>(signed: &mut impl Iterator<Item = Result<T, Refusal>>, what: &str) -> Result<T, Status> {
+pub(super) fn answer<T>(signed: &mut impl Iterator<Item = Result<T, Refusal>>, what: &str) -> Result<T, Status> {
     match signed.next() {
         Some(Ok(svid)) => Ok(svid),
         Some(Err(refusal)) => Err(status::refusal(what, &refusal)),
         None => Err(status::internal(what, "there are fewer answers than orders")),
     }
-}
-
-fn first<T>(mut answers: Vec<Result<T, Refusal>>) -> Result<T, Refusal> {
-    answers.pop().expect("one order has one answer")
 }
 
 pub(super) fn x509_message(svid: &X509Svid) -> types::X509svid {

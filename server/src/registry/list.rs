@@ -4,19 +4,19 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use mintmark_identity::{Selector, Selectors, SpiffeId, TrustDomain};
+use mintmark_identity::{Selectors, SpiffeId, TrustDomain};
 
 use super::entry::Entry;
 use super::index::Index;
 
-/// How an entry's set must relate to the filter's.
+/// How the set of something that is listed must relate to the filter's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match {
     /// The same.
     Exact,
-    /// The entry's is part of the filter's.
+    /// Its own is part of the filter's.
     Subset,
-    /// The filter's is part of the entry's.
+    /// The filter's is part of its own.
     Superset,
     /// They share something.
     Any,
@@ -41,20 +41,8 @@ pub struct Filter {
 
 impl Filter {
     fn admits(&self, entry: &Entry) -> bool {
-        let selectors = |(wanted, how): &(Selectors, Match)| {
-            relates(
-                entry.selectors.iter().collect::<HashSet<&Selector>>(),
-                wanted.iter().collect(),
-                *how,
-            )
-        };
-        let federates = |(wanted, how): &(Vec<TrustDomain>, Match)| {
-            relates(
-                entry.federates_with.iter().collect::<HashSet<_>>(),
-                wanted.iter().collect(),
-                *how,
-            )
-        };
+        let selectors = |(wanted, how): &(Selectors, Match)| how.relates(entry.selectors.iter(), wanted.iter());
+        let federates = |(wanted, how): &(Vec<TrustDomain>, Match)| how.relates(&entry.federates_with, wanted);
         self.spiffe_id.as_ref().is_none_or(|id| entry.spiffe_id == *id)
             && self.parent_id.as_ref().is_none_or(|id| entry.parent_id == *id)
             && self.hint.as_ref().is_none_or(|hint| *entry.hint == **hint)
@@ -64,12 +52,16 @@ impl Filter {
     }
 }
 
-fn relates<T: Eq + Hash>(have: HashSet<T>, wanted: HashSet<T>, how: Match) -> bool {
-    match how {
-        Match::Exact => have == wanted,
-        Match::Subset => have.is_subset(&wanted),
-        Match::Superset => have.is_superset(&wanted),
-        Match::Any => !have.is_disjoint(&wanted),
+impl Match {
+    /// Whether what something has relates so to what is wanted.
+    pub fn relates<T: Eq + Hash>(self, have: impl IntoIterator<Item = T>, wanted: impl IntoIterator<Item = T>) -> bool {
+        let (have, wanted): (HashSet<T>, HashSet<T>) = (have.into_iter().collect(), wanted.into_iter().collect());
+        match self {
+            Self::Exact => have == wanted,
+            Self::Subset => have.is_subset(&wanted),
+            Self::Superset => have.is_superset(&wanted),
+            Self::Any => !have.is_disjoint(&wanted),
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! Which nodes an administrator asks for.
 
-use std::collections::HashSet;
-
 use mintmark_identity::Selectors;
 use mintmark_proto::spire::server::agent::{count_agents_request, list_agents_request};
 use mintmark_proto::spire::types;
@@ -80,19 +78,7 @@ impl Filter {
             && self
                 .selectors
                 .as_ref()
-                .is_none_or(|(wanted, how)| relates(&node.selectors(), wanted, *how))
-    }
-}
-
-fn relates(have: &Selectors, wanted: &Selectors, how: Match) -> bool {
-    match how {
-        Match::Exact => have == wanted,
-        Match::Subset => have.is_subset(wanted),
-        Match::Superset => wanted.is_subset(have),
-        Match::Any => {
-            let wanted: HashSet<_> = wanted.iter().collect();
-            have.iter().any(|selector| wanted.contains(selector))
-        }
+                .is_none_or(|(wanted, how)| how.relates(node.selectors().iter(), wanted.iter()))
     }
 }
 

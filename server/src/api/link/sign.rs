@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use super::super::caller::Allowance;
 use super::super::limits::TooFast;
 use super::super::methods::Limit;
+use super::super::svid::{answer, unauthorized, x509_order_of};
 use super::super::{Rooms, status};
 use super::session::Node;
 use crate::issuance::{X509Order, X509Svid};
@@ -36,14 +37,7 @@ pub(super) async fn sign(rooms: Rooms, node: Arc<Node>, request: Sign) -> Signed
         .collect();
     let mut signed = rooms.issuer.x509(&node.attested, orders).await.into_iter();
     let results = keys.into_iter().zip(checked).map(|(key, checked)| {
-        let svid = checked.and_then(|()| match signed.next() {
-            Some(Ok(svid)) => Ok(svid),
-            Some(Err(refusal)) => Err(status::refusal("failed to sign X509-SVID", &refusal)),
-            None => Err(status::internal(
-                "failed to sign X509-SVID",
-                "there are fewer answers than orders",
-            )),
-        });
+        let svid = checked.and_then(|()| answer(&mut signed, "failed to sign X509-SVID"));
         match svid {
             Ok(svid) => result(key.entry_id, svid),
             Err(status) => refused(key.entry_id, &status),
@@ -63,14 +57,10 @@ async fn take(allowance: Option<&Allowance>, count: usize) -> Result<(), TooFast
 }
 
 fn order(key: &KeyBinding, entry: Option<Arc<Entry>>) -> Result<X509Order, Status> {
-    let entry = entry.ok_or_else(|| status::not_found("entry not found or not authorized"))?;
+    let entry = entry.ok_or_else(unauthorized)?;
     let public =
         PublicKey::from_spki_der(&key.public_key).map_err(|error| status::malformed("malformed public key", error))?;
-    let mut order = X509Order::new(entry.spiffe_id.clone(), public);
-    order.ttl = entry.x509_ttl;
-    order.dns_names = Arc::clone(&entry.dns_names);
-    order.entry_id = Some(Arc::clone(&entry.id));
-    Ok(order)
+    Ok(x509_order_of(&entry, public))
 }
 
 fn result(entry_id: String, svid: X509Svid) -> SignResult {
