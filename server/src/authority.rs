@@ -108,26 +108,20 @@ pub enum Rs256 {
 /// How long authorities live and what keys they have.
 #[derive(Clone, Debug)]
 pub struct AuthorityConfig {
-    /// The life of an X.509 authority; 24 h by default. Credentials are shortened to it.
-    pub ca_ttl: Ttl,
-    /// The life of a JWT or WIT authority; 24 h by default.
-    pub jwt_key_ttl: Ttl,
+    /// The life of an authority, of whichever kind; 24 h by default. Credentials are shortened to it.
+    pub ttl: Ttl,
     /// The curve of X.509 authorities; P-256 by default.
     pub ca_key: CaKey,
     /// RS256 beside ES256; off by default.
     pub jwt_rs256: Rs256,
-    /// How often consumers should look for a new bundle; by default a tenth of the shorter life, 5 minutes at most.
-    pub refresh_hint: Option<Ttl>,
 }
 
 impl Default for AuthorityConfig {
     fn default() -> Self {
         Self {
-            ca_ttl: Ttl::constant(24 * 3_600),
-            jwt_key_ttl: Ttl::constant(24 * 3_600),
+            ttl: Ttl::constant(24 * 3_600),
             ca_key: CaKey::default(),
             jwt_rs256: Rs256::default(),
-            refresh_hint: None,
         }
     }
 }

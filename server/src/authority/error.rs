@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mintmark_identity::{JwsAlg, KeyId};
+use mintmark_identity::{JwsAlg, KeyId, Ttl};
 use mintmark_runtime::crypto::SealError;
 
 use super::{Kind, Slot};
@@ -67,15 +67,10 @@ pub enum AuthorityError {
     },
     /// A lifetime with which rotation cannot work.
     #[error(
-        "{setting} is {secs} s: an authority must live at least {} s to be replaced in time",
-        super::state::MIN_LIFE
+        "ttl.ca = \"{0}\" is too short: an authority must live at least {least} s to be replaced in time",
+        least = super::state::MIN_LIFE
     )]
-    TooShort {
-        /// The setting.
-        setting: &'static str,
-        /// Its value in seconds.
-        secs: u64,
-    },
+    TooShort(Ttl),
     /// A key to import is unusable.
     #[error(
         "the RSA key in {path} cannot be used: {why}; it must be an unencrypted PEM of 2,048 to 4,096 bits (openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048)"

@@ -1,6 +1,6 @@
 //! Making a new authority: its keys, its certificate, its line in the ledger.
 
-use mintmark_identity::{KeyKind, PublicKey, Serial, TrustDomain, Ttl};
+use mintmark_identity::{KeyKind, PublicKey, Serial, TrustDomain};
 use mintmark_proto::ledger::{Kind as LeafKind, Leaf};
 use mintmark_runtime::clock::Clock;
 use mintmark_runtime::crypto::random;
@@ -60,7 +60,7 @@ impl Maker {
             CaKey::P256 => KeyKind::P256,
             CaKey::P384 => KeyKind::P384,
         })?;
-        let validity = self.validity(self.config.ca_ttl);
+        let validity = self.validity();
         let der = self.certificate(&private, validity).await?;
         let record = self.record(Kind::X509, validity, &[private])?;
         Ok(Record {
@@ -103,7 +103,7 @@ impl Maker {
         if kind == Kind::Jwt {
             keys.extend(self.rsa().await?);
         }
-        self.record(kind, self.validity(self.config.jwt_key_ttl), &keys)
+        self.record(kind, self.validity(), &keys)
     }
 
     async fn rsa(&self) -> Result<Option<PrivateKey>, AuthorityError> {
@@ -115,8 +115,8 @@ impl Maker {
         made.map_err(|error| key_error("make", error))?.map(Some)
     }
 
-    fn validity(&self, ttl: Ttl) -> Validity {
-        Validity::new(self.clock.unix(), ttl, None, i64::MIN, i64::MAX)
+    fn validity(&self) -> Validity {
+        Validity::new(self.clock.unix(), self.config.ttl, None, i64::MIN, i64::MAX)
             .expect("nothing bounds an authority that is its own root")
     }
 

@@ -29,7 +29,7 @@ const LEASE_TTL: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the start waits for the lease.
 const START_PATIENCE: Duration = Duration::from_secs(2);
-/// How often consumers should look for a new bundle, unless the authorities' lives ask for less.
+/// How often consumers should look for a new bundle, in seconds, unless the authorities' life asks for less.
 const REFRESH_HINT: u32 = 300;
 
 /// One consistent view.
@@ -67,15 +67,10 @@ impl Shared {
         config: AuthorityConfig,
         trust_domain: TrustDomain,
     ) -> Result<Self, AuthorityError> {
-        for (setting, ttl) in [("ttl.ca", config.ca_ttl), ("keys.jwt_ttl", config.jwt_key_ttl)] {
-            if ttl.as_secs() < MIN_LIFE {
-                return Err(AuthorityError::TooShort {
-                    setting,
-                    secs: ttl.as_secs(),
-                });
-            }
+        if config.ttl.as_secs() < MIN_LIFE {
+            return Err(AuthorityError::TooShort(config.ttl));
         }
-        let refresh_hint = refresh_hint(&config);
+        let refresh_hint = refresh_hint(config.ttl);
         let maker = Maker::new(ledger, keys, clock.clone(), config, trust_domain);
         let lease = lease(&store, &clock);
         let (state, revision) = first_state(&store, &maker, &lease).await?;
@@ -445,10 +440,7 @@ fn log_changes(before: &Snapshot, after: &Snapshot) {
     }
 }
 
-fn refresh_hint(config: &AuthorityConfig) -> u32 {
-    let shorter: Ttl = config.ca_ttl.min(config.jwt_key_ttl);
-    let secs = config
-        .refresh_hint
-        .map_or_else(|| (shorter.as_secs() / 10).clamp(1, REFRESH_HINT.into()), Ttl::as_secs);
-    u32::try_from(secs).unwrap_or(REFRESH_HINT)
+/// A tenth of the authorities' life, [`REFRESH_HINT`] at most, in seconds.
+fn refresh_hint(ttl: Ttl) -> u32 {
+    u32::try_from(ttl.as_secs() / 10).map_or(REFRESH_HINT, |secs| secs.clamp(1, REFRESH_HINT))
 }

@@ -29,8 +29,7 @@ impl Ground {
         let clock = Clock::manual(NOW);
         let ledger = Ledger::open_or_create(dir.path(), "example.org", 1, Settings::new(clock.clone())).unwrap();
         let config = AuthorityConfig {
-            ca_ttl: Ttl::constant(600),
-            jwt_key_ttl: Ttl::constant(600),
+            ttl: Ttl::constant(600),
             ..AuthorityConfig::default()
         };
         Self {
@@ -309,9 +308,9 @@ async fn metrics_show_the_seconds_until_an_authority_ends() {
 #[tokio::test]
 async fn lives_that_are_too_short_are_refused() {
     let mut ground = Ground::new();
-    ground.config.ca_ttl = Ttl::constant(5);
-    let error = ground.try_start(disk(1)).await.unwrap_err();
-    assert!(error.to_string().starts_with("ttl.ca is 5 s"), "{error}");
+    ground.config.ttl = Ttl::constant(5);
+    let error = ground.start_error().await;
+    assert!(error.starts_with("ttl.ca = \"5s\" is too short"), "{error}");
 }
 
 #[tokio::test]
@@ -408,8 +407,7 @@ async fn a_start_does_not_wait_for_the_lease_of_one_that_crashed() {
 #[tokio::test]
 async fn two_servers_on_one_store_start_and_rotate_as_one() {
     let mut ground = Ground::new();
-    ground.config.ca_ttl = Ttl::constant(24);
-    ground.config.jwt_key_ttl = Ttl::constant(24);
+    ground.config.ttl = Ttl::constant(24);
     let (one, two) = tokio::join!(ground.start(disk(1)), ground.start(disk(1)));
     let supervisor = Supervisor::embedded();
     supervisor.spawn("one", one.clone().run(supervisor.token()));

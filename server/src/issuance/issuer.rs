@@ -14,7 +14,7 @@ use super::leaf;
 use super::metrics::{Metrics, Phase};
 use super::{JwtOrder, JwtSvid, Refusal, WitOrder, WitSvid, X509Order, X509Svid};
 use crate::attest::Attested;
-use crate::authority::{Authorities, AuthorityConfig, SignError};
+use crate::authority::{Authorities, SignError};
 use crate::ledger::{Durable, Ledger};
 use crate::mint::Validity;
 use crate::verdict::Verdicts;
@@ -57,27 +57,6 @@ impl IssuanceConfig {
             wit_ttl: hour,
             jwt_issuer: None,
         }
-    }
-
-    /// What an operator should know about these lifetimes under those authorities: each is a warning, none an error.
-    pub fn lint(&self, authority: &AuthorityConfig) -> Vec<String> {
-        let lives = [
-            ("ttl.x509", self.x509_ttl, "ttl.ca", authority.ca_ttl),
-            ("ttl.jwt", self.jwt_ttl, "ttl.ca", authority.jwt_key_ttl),
-        ];
-        let lint = |(name, ttl, of, life): (&str, Ttl, &str, Ttl)| {
-            // Rotation leaves an authority its last sixth, in which it signs nothing more.
-            let full = life.as_secs() / 6;
-            let short = ttl.as_secs() > full;
-            short.then(|| {
-                format!(
-                    "{name} = {ttl} is more than a sixth of {of} = {life}: shortly before an authority is replaced, credentials live \
-                     only {full} s; raise {of} to {} s, or lower {name}",
-                    ttl.as_secs().saturating_mul(6)
-                )
-            })
-        };
-        lives.into_iter().filter_map(lint).collect()
     }
 }
 

@@ -179,8 +179,7 @@ fn key_manager(config: &Config) -> Result<KeyManager, StartError> {
 fn authority_config(config: &Config) -> AuthorityConfig {
     let import = &config.keys.rs256_import;
     AuthorityConfig {
-        ca_ttl: config.ttl.ca,
-        jwt_key_ttl: config.ttl.ca,
+        ttl: config.ttl.ca,
         jwt_rs256: match (config.keys.jwt_rs256, import.as_os_str().is_empty()) {
             (false, _) => Rs256::Off,
             (true, true) => Rs256::Made,

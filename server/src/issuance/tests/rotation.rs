@@ -69,8 +69,7 @@ async fn issue(house: &House) -> Vec<Credential> {
 async fn at_every_second_of_four_rotations_everything_that_was_issued_verifies() {
     let life = Ttl::constant(LIFE);
     let house = House::with(AuthorityConfig {
-        ca_ttl: life,
-        jwt_key_ttl: life,
+        ttl: life,
         ..AuthorityConfig::default()
     })
     .await;

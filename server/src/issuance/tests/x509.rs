@@ -92,7 +92,7 @@ async fn a_batch_costs_one_call_and_is_answered_in_order() {
 #[tokio::test]
 async fn a_credential_is_shortened_to_its_authoritys_end() {
     let house = House::with(AuthorityConfig {
-        ca_ttl: Ttl::constant(60),
+        ttl: Ttl::constant(60),
         ..AuthorityConfig::default()
     })
     .await;
@@ -351,24 +351,4 @@ async fn a_check_of_another_credential_signs_nothing() {
         authority.sign(second, checked),
         Err(SignError::Unchecked { .. })
     ));
-}
-
-#[test]
-fn lifetimes_that_rotation_would_shorten_are_pointed_out() {
-    let trust_domain = TrustDomain::parse("example.org").unwrap();
-    let config = IssuanceConfig::new(trust_domain);
-    assert_eq!(config.lint(&AuthorityConfig::default()), [""; 0]);
-    let long = IssuanceConfig {
-        x509_ttl: Ttl::constant(6 * 3_600),
-        ..config
-    };
-    let [warning] = long.lint(&AuthorityConfig::default()).try_into().unwrap();
-    assert!(
-        warning.starts_with("ttl.x509 = 6h is more than a sixth of ttl.ca = 1d:"),
-        "{warning}"
-    );
-    assert!(
-        warning.contains("live only 14400 s; raise ttl.ca to 129600 s"),
-        "{warning}"
-    );
 }
