@@ -129,7 +129,8 @@ pub enum InvalidConfig {
 }
 
 impl Config {
-    /// Reads the configuration: `file` (none: only defaults), over it the environment; and checks it.
+    /// Reads the configuration: `file` (none: only defaults), over it the environment; and checks it. Its warnings are about how it was read; those about its
+    /// values are [`Config::check`]'s, which a start logs.
     ///
     /// # Errors
     /// When it cannot be read, has unknown keys, or values that do not go.
@@ -137,8 +138,8 @@ impl Config {
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Loaded<Self>, InvalidConfig> {
-        let mut loaded = mintmark_runtime::config::load::<Self>(file, env)?;
-        loaded.warnings.extend(loaded.value.check()?);
+        let loaded = mintmark_runtime::config::load::<Self>(file, env)?;
+        loaded.value.check()?;
         Ok(loaded)
     }
 
@@ -234,11 +235,12 @@ impl Config {
         ] {
             refuse(value == 0, &format!("{name} is 0, with which nobody is served"));
         }
-        if self.insecure_bootstrap {
-            warnings.push("insecure_bootstrap: whoever answers the first call is believed to be the server".into());
-        }
-        if self.insecure_bootstrap && !is_empty(&self.trust_bundle) {
-            warnings.push("insecure_bootstrap does nothing, as trust_bundle is set".into());
+        match (self.insecure_bootstrap, is_empty(&self.trust_bundle)) {
+            (true, true) => {
+                warnings.push("insecure_bootstrap: whoever answers the first call is believed to be the server".into());
+            }
+            (true, false) => warnings.push("insecure_bootstrap does nothing, as trust_bundle is set".into()),
+            (false, _) => {}
         }
         if self.listen.workload.as_slice().is_empty() {
             warnings.push("listen.workload is empty: no workload is served".into());
@@ -354,7 +356,7 @@ mod tests {
             (value.join.method, value.join.token.expose()),
             (JoinMethod::JoinToken, "secret")
         );
-        assert_eq!(warnings, [""; 0]);
+        assert_eq!((warnings, value.check().unwrap()), (vec![], vec![]));
         assert!(!format!("{value:?}").contains("secret"));
     }
 
@@ -407,7 +409,12 @@ mod tests {
             let error = load(&whole, &[]).unwrap_err();
             assert!(error.contains(expected), "{text:?}: {error}");
         }
-        let warnings = load(&format!("{base}insecure_bootstrap = true"), &[]).unwrap().warnings;
-        assert!(warnings[0].contains("insecure_bootstrap"), "{warnings:?}");
+        for (text, expected) in [
+            ("insecure_bootstrap = true", "is believed to be the server"),
+            ("insecure_bootstrap = true\ntrust_bundle = \"/b\"", "does nothing"),
+        ] {
+            let warnings = load(&format!("{base}{text}"), &[]).unwrap().value.check().unwrap();
+            assert!(matches!(&*warnings, [one] if one.contains(expected)), "{warnings:?}");
+        }
     }
 }

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 fn validate(options: &Options) -> anyhow::Result<()> {
     let Loaded { value, warnings } = Config::load(options.config.as_deref(), environment())?;
     value.log.check()?;
-    for warning in warnings {
+    for warning in warnings.into_iter().chain(value.check()?) {
         say(&format!("warning: {warning}"));
     }
     say("the configuration is good");
@@ -68,11 +68,11 @@ fn run(options: &Options) -> anyhow::Result<()> {
         value: config,
         warnings,
     } = Config::load(options.config.as_deref(), environment())?;
+    crypto::hide_memory().context("cannot keep the memory of this process, which holds keys, from others")?;
     let log = telemetry::init(&config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    not_dumpable();
     if let Err(error) = net::raise_nofile_limit() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
@@ -92,13 +92,6 @@ fn run(options: &Options) -> anyhow::Result<()> {
     });
     log.flush(Duration::from_secs(2));
     outcome
-}
-
-/// Neither a core dump nor a debugger of the same user may read the keys in this process.
-fn not_dumpable() {
-    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
-        tracing::warn!(%error, "this process can be dumped");
-    }
 }
 
 #[expect(clippy::print_stderr, reason = "what a command says goes to standard error")]

@@ -1,7 +1,7 @@
 //! What the operator wants: the configuration of `mintmark-server`.
 //!
-//! In: one TOML file and the environment, by [`mintmark_runtime::config`]. Out: a [`Config`], checked. `server` and the binary call it; no other room sees
-//! it, they are given what they need.
+//! In: one TOML file and the environment, by [`mintmark_runtime::config`]. Out: a [`Config`], checked. `server` and the binary call it; the other rooms are given
+//! what they need of it, `api` its section of limits whole.
 //!
 //! Every key of the documented configuration is here from the first release. One whose feature comes later is accepted and does nothing.
 
@@ -222,7 +222,8 @@ pub enum InvalidConfig {
 }
 
 impl Config {
-    /// Reads the configuration: `file` (none: only defaults), over it the environment; and checks it.
+    /// Reads the configuration: `file` (none: only defaults), over it the environment; and checks it. Its warnings are about how it was read; those about its
+    /// values are [`Config::check`]'s, which a start logs.
     ///
     /// # Errors
     /// When it cannot be read, has unknown keys, or values that do not go.
@@ -231,16 +232,8 @@ impl Config {
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Loaded<Self>, InvalidConfig> {
         let loaded = mintmark_runtime::config::load::<Self>(file, env)?;
-        let findings = lint::check(&loaded.value);
-        if !findings.errors.is_empty() {
-            return Err(InvalidConfig::Values(findings.errors));
-        }
-        let mut warnings = loaded.warnings;
-        warnings.extend(findings.warnings);
-        Ok(Loaded {
-            value: loaded.value,
-            warnings,
-        })
+        loaded.value.check()?;
+        Ok(loaded)
     }
 
     /// What speaks against this configuration: errors, with which it cannot be used, as an error; else warnings.
@@ -481,7 +474,8 @@ mod tests {
 
     #[test]
     fn every_documented_key_is_accepted_and_means_what_it_says() {
-        let Loaded { value, warnings } = load(EVERY_KEY, &[]).unwrap();
+        let value = load(EVERY_KEY, &[]).unwrap().value;
+        let warnings = value.check().unwrap();
         assert_eq!(value.trust_domain.as_ref().unwrap().as_str(), "example.org");
         assert_eq!(value.data_dir, Path::new("/d"));
         assert_eq!(value.issuer().unwrap(), "https://issuer.example.org");

@@ -92,8 +92,7 @@ fn run(configured: &Configured) -> anyhow::Result<()> {
     }
     runtime()?.block_on(async {
         let log = telemetry::init(&config.log)?;
-        // Those of the configuration's values are logged at the start of the server.
-        for warning in warnings.iter().filter(|warning| warning.starts_with("environment")) {
+        for warning in &warnings {
             tracing::warn!("{warning}");
         }
         let options = Options {
@@ -117,7 +116,7 @@ fn validate(configured: &Configured) -> anyhow::Result<()> {
         warnings,
     } = configured.load()?;
     config.log.check()?;
-    for warning in &warnings {
+    for warning in warnings.into_iter().chain(config.check()?) {
         eprintln!("warning: {warning}");
     }
     print!("{}", config.effective());
