@@ -32,7 +32,7 @@ impl LinkMetrics {
             keys: metrics.counter("link_keys", "Public keys sent to be signed"),
             node_svids: metrics.counter("node_svids", "SVIDs of its own that the node was given"),
             node_not_after: metrics.gauge(
-                "node_svid_expiry_seconds",
+                "node_svid_expiry_timestamp_seconds",
                 "When the node's own SVID ends, Unix seconds",
             ),
         }

@@ -132,8 +132,13 @@ impl Fold for Memory {
     }
 
     fn put(&mut self, pair: &KeyValue) {
-        let Some(record) = decode(&pair.value).map(Arc::new) else {
-            return;
+        let record = match serde_json::from_slice::<NodeRecord>(&pair.value) {
+            Ok(record) => Arc::new(record),
+            Err(error) => {
+                let key = String::from_utf8_lossy(&pair.key);
+                tracing::error!(%key, %error, "a node's record in the store cannot be read and is left out");
+                return self.delete(&pair.key);
+            }
         };
         match self.0.get(&record.id) {
             Some(known) => drop(known.send_replace(record)),
@@ -388,7 +393,5 @@ fn encode(record: &NodeRecord) -> Vec<u8> {
 }
 
 fn decode(value: &[u8]) -> Option<NodeRecord> {
-    serde_json::from_slice(value)
-        .inspect_err(|error| tracing::error!(%error, "a node's record in the store cannot be read and is left out"))
-        .ok()
+    serde_json::from_slice(value).ok()
 }
