@@ -22,8 +22,8 @@ impl Slot {
 /// A thing whose leaf is durable in the log. Only the ledger makes one, and only after the fsync: whoever takes a `Durable` to sign
 /// cannot sign what is not written down.
 ///
-/// ```compile_fail
-/// let forged = mintmark_server::ledger::Durable { slot: todo!(), thing: () };
+/// ```compile_fail,E0451
+/// let forged = mintmark_server::ledger::Durable { log: 1, index: 0, thing: () };
 /// ```
 #[derive(Debug)]
 pub struct Durable<U> {
@@ -50,10 +50,5 @@ impl<U> Durable<U> {
     /// The thing.
     pub fn get(&self) -> &U {
         &self.thing
-    }
-
-    /// The thing, which is no longer known to be durable then.
-    pub fn into_inner(self) -> U {
-        self.thing
     }
 }

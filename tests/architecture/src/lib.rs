@@ -46,7 +46,8 @@ pub fn drawn(document: &str, title: &str) -> Arrows {
     arrows
 }
 
-/// The arrows between the rooms of one crate, read from its `crate::room` paths; tests at the end of a file do not count.
+/// The arrows between the rooms of one crate, read from its `crate::room` paths, and from those that climb out of a room by `super`; tests at the end of a file do not
+/// count.
 ///
 /// # Panics
 /// When the sources cannot be read.
@@ -62,10 +63,11 @@ pub fn rooms(source: &Path) -> Arrows {
             let text =
                 std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("read {}: {error}", file.display()));
             let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            let depth = file.strip_prefix(source).map_or(1, |below| below.components().count());
             used.extend(
-                paths(code)
-                    .filter(|other| *other != room && rooms.contains(*other))
-                    .map(str::to_owned),
+                paths(code, depth)
+                    .into_iter()
+                    .filter(|other| other != room && rooms.contains(other)),
             );
         }
     }
@@ -133,24 +135,36 @@ fn is_test(path: &Path) -> bool {
     named(path) || path.parent().is_some_and(named)
 }
 
-fn paths(code: &str) -> impl Iterator<Item = &str> {
-    let code_lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-    code_lines
-        .flat_map(|line| line.split("crate::").skip(1))
-        .flat_map(|rest| {
-            let end = |text: &str| {
-                text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-                    .unwrap_or(text.len())
-            };
-            match rest.strip_prefix('{') {
-                Some(group) => group
-                    .split(',')
-                    .map(str::trim)
-                    .map(|name| &name[..end(name)])
-                    .collect::<Vec<_>>(),
-                None => vec![&rest[..end(rest)]],
-            }
-        })
+/// The first names behind `crate::`, or behind the `super`s that lead there from a file `depth` levels below.
+fn paths(code: &str, depth: usize) -> Vec<String> {
+    let lines: Vec<_> = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect();
+    let code = lines.join(" ").replace(&"super::".repeat(depth), "crate::");
+    code.split("crate::").skip(1).flat_map(names).collect()
+}
+
+/// Of `a::b` it is `a`, of `{a::{c, d}, b}` they are `a` and `b`.
+fn names(path: &str) -> Vec<String> {
+    let first = |path: &str| -> String {
+        let name = path.trim_start().chars();
+        name.take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+    };
+    let Some(group) = path.strip_prefix('{') else {
+        return vec![first(path)];
+    };
+    let (mut names, mut depth) = (vec![first(group)], 0);
+    for (at, c) in group.char_indices() {
+        match c {
+            ',' if depth == 0 => names.push(first(&group[at + 1..])),
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    names
 }
 
 #[cfg(test)]
@@ -213,11 +227,15 @@ mod tests {
     }
 
     #[test]
-    fn a_path_in_a_group_a_comment_or_a_string_of_paths_is_seen_for_what_it_is() {
+    fn a_path_in_a_group_over_lines_a_comment_or_a_way_by_super_is_seen_for_what_it_is() {
         let code = "use crate::{ledger, mint::x509};\n// crate::store\nlet a = crate::registry::Entry::new(crate::attest::by());";
+        assert_eq!(paths(code, 2), ["ledger", "mint", "registry", "attest"]);
         assert_eq!(
-            paths(code).collect::<Vec<_>>(),
-            ["ledger", "mint", "registry", "attest"]
+            paths("use crate::{\n    ledger::{Ledger, Hash},\n    mint,\n};", 2),
+            ["ledger", "mint", ""]
         );
+        assert_eq!(paths("use super::store::Store;", 1), ["store"]);
+        assert_eq!(paths("use super::store::Store;", 2), [""; 0]);
+        assert_eq!(paths("use super::super::store::Store;", 2), ["store"]);
     }
 }
