@@ -312,6 +312,8 @@ impl Default for LimitsSection {
 
 #[cfg(test)]
 mod tests {
+    use mintmark_runtime::config::Schema;
+
     use super::*;
 
     fn load(text: &str, env: &[(&str, &str)]) -> Result<Loaded<Config>, String> {
@@ -415,6 +417,24 @@ mod tests {
         ] {
             let warnings = load(&format!("{base}{text}"), &[]).unwrap().value.check().unwrap();
             assert!(matches!(&*warnings, [one] if one.contains(expected)), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn the_reference_names_every_key_with_its_default() {
+        const NEEDED: &str = "trust_domain = \"example.org\"\nserver = \"mintmark-server:8081\"\n\
+            trust_bundle = \"/etc/mintmark/bundle.pem\"\njoin.token = \"…\"";
+        let reference = include_str!("../../docs/reference/configuration.md");
+        let (_, rest) = reference.split_once("## mintmark-attestor\n").unwrap();
+        let (example, _) = rest.split_once("```toml").unwrap().1.split_once("```").unwrap();
+        let documented = load(example, &[]).unwrap().value;
+        let default = load(NEEDED, &[]).unwrap().value;
+        assert_eq!(format!("{documented:?}"), format!("{default:?}"));
+        for key in Schema::of::<Config>().keys() {
+            let name = key.rsplit('.').next().unwrap_or(&key);
+            let is_shown = example.contains(&format!("\n{name} = ")) || example.contains(&format!("\n[{key}]"));
+            let is_told = reference.contains(&format!("`{key}`")) || reference.contains(&format!("`{name}`"));
+            assert!(is_shown || is_told, "{key} is not in docs/reference/configuration.md");
         }
     }
 }

@@ -422,6 +422,8 @@ impl Default for KubernetesSection {
 
 #[cfg(test)]
 mod tests {
+    use mintmark_runtime::config::Schema;
+
     use super::*;
 
     fn load(text: &str, env: &[(&str, &str)]) -> Result<Loaded<Config>, String> {
@@ -523,5 +525,25 @@ mod tests {
         let value = load(EVERY_KEY, &[]).unwrap().value;
         let again = load(&value.effective(), &[]).unwrap().value;
         assert_eq!(again.effective(), value.effective());
+    }
+
+    #[test]
+    fn the_reference_names_every_key_with_its_default() {
+        let reference = include_str!("../../docs/reference/configuration.md");
+        let (_, rest) = reference.split_once("## mintmark-server\n").unwrap();
+        let (example, _) = rest.split_once("```toml").unwrap().1.split_once("```").unwrap();
+        let example = example.replace("<data_dir>", "/var/lib/mintmark/server");
+        let documented = load(&example, &[]).unwrap().value;
+        let default = load("trust_domain = \"example.org\"", &[]).unwrap().value;
+        assert_eq!(documented.effective(), default.effective());
+        for key in Schema::of::<Config>().keys()
+            .into_iter()
+            .filter(|key| !key.starts_with("kubernetes"))
+         {
+            let name = key.rsplit('.').next().unwrap_or(&key);
+            let is_shown = example.contains(&format!("\n{name} = ")) || example.contains(&format!("\n[{key}]"));
+            let is_told = reference.contains(&format!("`{key}`")) || reference.contains(&format!("`{name}`"));
+            assert!(is_shown || is_told, "{key} is not in docs/reference/configuration.md");
+        }
     }
 }

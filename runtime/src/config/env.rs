@@ -107,8 +107,7 @@ fn find<'s>(schema: &'s Schema, path: &[String]) -> Found<'s> {
 
 fn nearest(schema: &Schema, key: &str) -> Option<String> {
     let variable = |path: &str| format!("{PREFIX}{}", path.replace('.', "__").to_ascii_uppercase());
-    let mut all = Vec::new();
-    schema.paths("", &mut all);
+    let all = schema.keys();
     // One underscore where two belong is the likeliest slip.
     let squeezed = |name: &str| name.replace("__", "_");
     let wanted = squeezed(&format!("{PREFIX}{key}"));

@@ -108,9 +108,9 @@ impl Schema {
         if let Some((_, known)) = alike {
             return Some(join(above, known));
         }
-        let mut all = Vec::new();
-        self.paths("", &mut all);
-        all.into_iter().find(|known| known.rsplit('.').next() == Some(key))
+        self.keys()
+            .into_iter()
+            .find(|known| known.rsplit('.').next() == Some(key))
     }
 
     /// `; there are: …` for the keys in the table that `path` is in.
@@ -137,8 +137,14 @@ impl Schema {
         }
     }
 
-    /// The dotted paths of all keys whose names are fixed.
-    pub(super) fn paths(&self, path: &str, all: &mut Vec<String>) {
+    /// The dotted paths of all keys whose names are fixed, tables before what is in them.
+    pub fn keys(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        self.paths("", &mut all);
+        all
+    }
+
+    fn paths(&self, path: &str, all: &mut Vec<String>) {
         if let Self::Table(fields) = self {
             for (name, inner) in fields {
                 let path = join(path, name);
