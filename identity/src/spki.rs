@@ -70,6 +70,22 @@ impl PublicKey {
         }
     }
 
+    /// Takes the uncompressed point (SEC 1 §2.3.3) of a key on P-256.
+    pub fn from_p256_point(point: &[u8]) -> Result<Self, KeyError> {
+        Self::from_point(P256_PREFIX, point)
+    }
+
+    /// Takes the uncompressed point (SEC 1 §2.3.3) of a key on P-384.
+    pub fn from_p384_point(point: &[u8]) -> Result<Self, KeyError> {
+        Self::from_point(P384_PREFIX, point)
+    }
+
+    fn from_point(prefix: &[u8], point: &[u8]) -> Result<Self, KeyError> {
+        // The prefix ends with the point's first byte, which says that it is not compressed.
+        let head = prefix.strip_suffix(b"\x04").unwrap_or(prefix);
+        Self::from_spki_der(&[head, point].concat())
+    }
+
     /// The DER of the SubjectPublicKeyInfo.
     pub fn spki_der(&self) -> &[u8] {
         &self.der

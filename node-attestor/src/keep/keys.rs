@@ -3,14 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use mintmark_identity::PublicKey;
 use mintmark_runtime::crypto::SecretBytes;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
-/// A SubjectPublicKeyInfo of P-256 up to the point itself.
-const P256_PREFIX: &[u8] =
-    b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
 /// An uncompressed point.
 const POINT: usize = 65;
 /// A private number.
@@ -39,17 +37,17 @@ impl NewKey {
     /// Takes a private key as [`NewKey::generate`] made it.
     pub fn from_pkcs8(der: &[u8]) -> Option<Self> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &SystemRandom::new()).ok()?;
-        let spki = [P256_PREFIX, pair.public_key().as_ref()].concat();
+        let public = PublicKey::from_p256_point(pair.public_key().as_ref()).ok()?;
         Some(Self {
             pkcs8: secret(der),
-            spki: spki.into(),
+            spki: Bytes::copy_from_slice(public.spki_der()),
         })
     }
 
     /// The private key as a JWK (RFC 7518 §6.2), for ES256.
     pub(super) fn private_jwk(&self) -> Option<SecretText> {
-        let point = self.spki.get(P256_PREFIX.len()..)?;
-        let (x, y) = point.get(1..POINT)?.split_at(SCALAR);
+        let public = PublicKey::from_spki_der(&self.spki).ok()?;
+        let (x, y) = public.key_bytes().get(1..POINT)?.split_at(SCALAR);
         let text = |bytes: &[u8]| Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes));
         let d = text(scalar(&self.pkcs8)?);
         let (x, y) = (text(x), text(y));

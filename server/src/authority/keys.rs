@@ -14,11 +14,6 @@ use zeroize::{Zeroize, Zeroizing};
 use super::{AuthorityError, Kind};
 
 const RSA_BITS: usize = 2_048;
-/// SubjectPublicKeyInfo of an uncompressed point, up to the point.
-const P256_SPKI: &[u8] =
-    b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
-const P384_SPKI: &[u8] =
-    b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00";
 
 /// Seals private keys for the store, and opens them again. Clones share one key.
 #[derive(Clone, Debug)]
@@ -82,17 +77,21 @@ pub(super) struct PrivateKey {
 impl PrivateKey {
     /// Makes a key for ECDSA on `curve`.
     pub(super) fn ecdsa(kind: KeyKind) -> Result<Self, AuthorityError> {
-        let (algorithm, prefix) = match kind {
-            KeyKind::P384 => (&ECDSA_P384_SHA384_ASN1_SIGNING, P384_SPKI),
-            KeyKind::P256 | KeyKind::Rsa => (&ECDSA_P256_SHA256_ASN1_SIGNING, P256_SPKI),
+        let algorithm = match kind {
+            KeyKind::P384 => &ECDSA_P384_SHA384_ASN1_SIGNING,
+            KeyKind::P256 | KeyKind::Rsa => &ECDSA_P256_SHA256_ASN1_SIGNING,
         };
         let rng = SystemRandom::new();
         let document = EcdsaKeyPair::generate_pkcs8(algorithm, &rng).map_err(|error| key_error("make", error))?;
         let pkcs8 = SecretBytes::new(document.as_ref().to_vec());
         let pair =
             EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.expose(), &rng).map_err(|error| key_error("load", error))?;
-        let spki = [prefix, pair.public_key().as_ref()].concat();
-        let public = PublicKey::from_spki_der(&spki).map_err(|error| key_error("load", error))?;
+        let point = pair.public_key().as_ref();
+        let public = match kind {
+            KeyKind::P384 => PublicKey::from_p384_point(point),
+            KeyKind::P256 | KeyKind::Rsa => PublicKey::from_p256_point(point),
+        };
+        let public = public.map_err(|error| key_error("load", error))?;
         Ok(Self { pkcs8, public })
     }
 
