@@ -98,11 +98,6 @@ impl Jwk {
         self
     }
 
-    /// `kty`; empty when there was none.
-    pub fn key_type(&self) -> &str {
-        &self.kty
-    }
-
     /// `use`.
     pub fn usage(&self) -> Option<&str> {
         self.usage.as_deref()

@@ -135,12 +135,6 @@ impl Selectors {
     pub fn is_empty(&self) -> bool {
         self.sorted.is_empty()
     }
-
-    /// This set and another one together.
-    #[must_use]
-    pub fn union(&self, other: &Self) -> Self {
-        self.iter().chain(other.iter()).cloned().collect()
-    }
 }
 
 impl Default for Selectors {

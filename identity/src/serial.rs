@@ -92,15 +92,6 @@ impl Serial {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
-    /// The `jti` form without an allocation.
-    pub fn jti_bytes(&self) -> [u8; Self::JTI_LENGTH] {
-        let mut text = [0; Self::JTI_LENGTH];
-        URL_SAFE_NO_PAD
-            .encode_slice(self.0, &mut text)
-            .expect("20 bytes are 27 characters of base64");
-        text
-    }
-
     /// Reads the `jti` form.
     pub fn from_jti(text: &str) -> Result<Self, SerialError> {
         let not_jti = || SerialError::Jti { value: excerpt(text) };
@@ -222,7 +213,6 @@ mod tests {
             serial.hex().to_lowercase(),
             colons.join(":"),
             serial.jti(),
-            String::from_utf8(serial.jti_bytes().to_vec()).unwrap(),
         ] {
             assert_eq!(Serial::parse(&text).unwrap(), serial, "{text}");
         }

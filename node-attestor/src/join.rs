@@ -250,11 +250,6 @@ impl Join {
         self.state().own.as_ref().map(node)
     }
 
-    /// The bundle of the trust domain, as it was last learned.
-    pub fn bundle(&self) -> Option<Bundle> {
-        self.state().bundle.clone()
-    }
-
     /// The node with an SVID that has not ended: the one that is held, else one by a new attestation.
     ///
     /// # Errors

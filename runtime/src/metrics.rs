@@ -64,11 +64,6 @@ impl Metrics {
         self.register(name, help, Gauge::default())
     }
 
-    /// Values by label.
-    pub fn gauges<L: Labels>(&self, name: &str, help: &str) -> Family<L, Gauge> {
-        self.register(name, help, Family::default())
-    }
-
     /// A distribution.
     pub fn histogram(&self, name: &str, help: &str, buckets: Buckets) -> Histogram {
         self.register(name, help, buckets.histogram())

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use mintmark_identity::{SpiffeId, TrustDomain, Ttl};
+use mintmark_identity::{TrustDomain, Ttl};
 use mintmark_runtime::config::{ByteSize, ConfigError, Listen, ListenPath, Loaded};
 use mintmark_runtime::telemetry::LogConfig;
 use serde::{Deserialize, Serialize};
@@ -314,11 +314,6 @@ impl Config {
     pub fn ledger_dir(&self) -> PathBuf {
         self.data_dir.join("ledger")
     }
-
-    /// The server's own SPIFFE ID.
-    pub fn server_id(&self) -> Option<SpiffeId> {
-        self.trust_domain.as_ref().map(SpiffeId::server)
-    }
 }
 
 impl Default for Config {
@@ -536,10 +531,11 @@ mod tests {
         let documented = load(&example, &[]).unwrap().value;
         let default = load("trust_domain = \"example.org\"", &[]).unwrap().value;
         assert_eq!(documented.effective(), default.effective());
-        for key in Schema::of::<Config>().keys()
+        for key in Schema::of::<Config>()
+            .keys()
             .into_iter()
             .filter(|key| !key.starts_with("kubernetes"))
-         {
+        {
             let name = key.rsplit('.').next().unwrap_or(&key);
             let is_shown = example.contains(&format!("\n{name} = ")) || example.contains(&format!("\n[{key}]"));
             let is_told = reference.contains(&format!("`{key}`")) || reference.contains(&format!("`{name}`"));

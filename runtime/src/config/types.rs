@@ -181,11 +181,6 @@ impl<T> OneOrMany<T> {
     pub fn as_slice(&self) -> &[T] {
         &self.0
     }
-
-    /// The values.
-    pub fn into_vec(self) -> Vec<T> {
-        self.0
-    }
 }
 
 impl<T> Default for OneOrMany<T> {

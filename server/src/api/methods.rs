@@ -59,7 +59,7 @@ const fn line(path: &'static str, who: Who, limit: Limit) -> Method {
     Method { path, who, limit }
 }
 
-/// Every method that is served, on the API or on the admin socket. SPIRE's have SPIRE's rules.
+/// Every method that is served, on the API or on the admin socket; those of `TrustDomain` will be. SPIRE's have SPIRE's rules.
 #[rustfmt::skip]
 pub const METHODS: &[Method] = &[
     line("/spire.api.server.agent.v1.Agent/AttestAgent",                                     Any,          Attest),

@@ -66,11 +66,6 @@ impl JwsTemplate {
     pub fn key_id(&self) -> &KeyId {
         &self.key_id
     }
-
-    /// The algorithm it signs with.
-    pub fn algorithm(&self) -> JwsAlg {
-        self.algorithm
-    }
 }
 
 /// What one JWT-SVID shall say.
