@@ -86,7 +86,6 @@ fn spec(house: &House) -> X509Spec<'_> {
     let validity = Validity {
         not_before: house.now,
         not_after: house.now + 3_600,
-        capped: None,
     };
     X509Spec {
         spiffe_id: &house.id,

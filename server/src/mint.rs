@@ -14,7 +14,7 @@ pub mod jws;
 mod validity;
 pub mod x509;
 
-pub use validity::{Capped, Validity};
+pub use validity::Validity;
 
 #[cfg(test)]
 mod tests;

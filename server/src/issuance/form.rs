@@ -114,7 +114,6 @@ impl Form for X509Form {
             not_before: validity.not_before,
             not_after: validity.not_after,
             key_id: self.0.key_id().clone(),
-            capped: validity.capped,
         })
     }
 
@@ -204,7 +203,6 @@ impl Form for JwtForm {
             issued_at: validity.not_before,
             expires_at: validity.not_after,
             key_id: self.0.key_id().clone(),
-            capped: validity.capped,
         })
     }
 
@@ -293,7 +291,6 @@ impl Form for WitForm {
             issued_at: validity.not_before,
             expires_at: validity.not_after,
             key_id: self.0.key_id().clone(),
-            capped: validity.capped,
         })
     }
 

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mintmark_identity::{JwsAlg, KeyId, PublicKey, Serial, SpiffeId, Ttl};
 
-use crate::mint::Capped;
-
 /// An order for an X.509-SVID.
 #[derive(Clone, Debug)]
 pub struct X509Order {
@@ -54,8 +52,6 @@ pub struct X509Svid {
     pub not_after: i64,
     /// The authority that signed it.
     pub key_id: KeyId,
-    /// Why it lives shorter than asked, if it does.
-    pub capped: Option<Capped>,
 }
 
 /// An order for a JWT-SVID.
@@ -101,8 +97,6 @@ pub struct JwtSvid {
     pub expires_at: i64,
     /// The key that signed it.
     pub key_id: KeyId,
-    /// Why it lives shorter than asked, if it does.
-    pub capped: Option<Capped>,
 }
 
 /// An order for a WIT-SVID.
@@ -145,8 +139,6 @@ pub struct WitSvid {
     pub expires_at: i64,
     /// The key that signed it.
     pub key_id: KeyId,
-    /// Why it lives shorter than asked, if it does.
-    pub capped: Option<Capped>,
 }
 
 impl std::fmt::Debug for JwtSvid {

@@ -101,7 +101,6 @@ fn validity(not_before: i64, life: i64) -> Validity {
     Validity {
         not_before,
         not_after: not_before + life,
-        capped: None,
     }
 }
 

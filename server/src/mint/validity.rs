@@ -12,17 +12,6 @@ pub struct Validity {
     pub not_before: i64,
     /// The last second.
     pub not_after: i64,
-    /// What made it shorter than asked, if anything did.
-    pub capped: Option<Capped>,
-}
-
-/// Why a credential lives shorter than was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Capped {
-    /// The authority that signs it ends earlier; no credential outlives its authority.
-    Authority,
-    /// The verdict allows no more.
-    Verdict,
 }
 
 impl Validity {
@@ -31,16 +20,8 @@ impl Validity {
     /// most, for verifiers whose clocks lag. `None` when the authority has ended, ends this very second, or begins only
     /// later.
     pub fn new(now: i64, ttl: Ttl, cap: Option<Ttl>, authority_start: i64, authority_end: i64) -> Option<Self> {
-        let asked = ttl.as_secs_i64();
-        let (granted, mut capped) = match cap.map(Ttl::as_secs_i64) {
-            Some(cap) if cap < asked => (cap, Some(Capped::Verdict)),
-            _ => (asked, None),
-        };
-        let mut not_after = now.saturating_add(granted);
-        if not_after > authority_end {
-            not_after = authority_end;
-            capped = Some(Capped::Authority);
-        }
+        let granted = cap.map_or(ttl, |cap| cap.min(ttl));
+        let not_after = now.saturating_add(granted.as_secs_i64()).min(authority_end);
         if not_after <= now || now < authority_start {
             return None;
         }
@@ -48,7 +29,6 @@ impl Validity {
         Some(Self {
             not_before: (now - backdate).max(authority_start),
             not_after,
-            capped,
         })
     }
 
@@ -74,7 +54,6 @@ mod tests {
         for (secs, backdate) in [(3_600, 10), (100, 10), (99, 9), (30, 3), (9, 0)] {
             let validity = Validity::new(1_000_000, ttl(secs), None, 0, i64::MAX).unwrap();
             assert_eq!(validity.not_before, 1_000_000 - backdate, "{secs}");
-            assert_eq!(validity.capped, None);
         }
     }
 
@@ -83,10 +62,7 @@ mod tests {
         assert_eq!(Validity::new(1_000, ttl(60), None, 0, 1_000), None);
         assert_eq!(Validity::new(1_000, ttl(60), None, 0, 999), None);
         assert_eq!(Validity::new(1_000, ttl(60), None, 1_001, i64::MAX), None);
-        assert_eq!(
-            Validity::new(1_000, ttl(60), None, 0, 1_001).unwrap().capped,
-            Some(Capped::Authority)
-        );
+        assert_eq!(Validity::new(1_000, ttl(60), None, 0, 1_001).unwrap().not_after, 1_001);
     }
 
     proptest! {
@@ -99,10 +75,10 @@ mod tests {
             match Validity::new(now, ttl(asked), cap.map(ttl), start, end) {
                 None => prop_assert!(end <= now),
                 Some(validity) => {
-                    let lived = u64::try_from(validity.not_after - now).unwrap();
-                    prop_assert!(lived >= 1 && lived <= asked && cap.is_none_or(|cap| lived <= cap));
-                    prop_assert!(validity.not_after <= end && validity.not_before >= start && validity.not_before <= now);
-                    prop_assert_eq!(validity.capped.is_some(), lived < asked);
+                    let lived = validity.not_after - now;
+                    let most = asked.min(cap.unwrap_or(asked)).min(u64::try_from(end - now).unwrap());
+                    prop_assert_eq!(lived, i64::try_from(most).unwrap());
+                    prop_assert!(lived >= 1 && validity.not_before >= start && validity.not_before <= now);
                 }
             }
         }

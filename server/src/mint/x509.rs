@@ -109,7 +109,6 @@ impl Template {
             bounds: Validity {
                 not_before: validity.not_before.timestamp(),
                 not_after: validity.not_after.timestamp(),
-                capped: None,
             },
             authority_key_id: authority_key_id.into(),
             issuer,

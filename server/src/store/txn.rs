@@ -64,11 +64,6 @@ impl Txn {
         self.change(key.into(), None)
     }
 
-    /// Whether it has neither conditions nor changes.
-    pub fn is_empty(&self) -> bool {
-        self.conditions.is_empty() && self.changes.is_empty()
-    }
-
     fn expect(mut self, key: Bytes, expectation: Expectation) -> Self {
         if self
             .conditions

@@ -103,7 +103,6 @@ async fn a_credential_is_shortened_to_its_authoritys_end() {
         .swap_remove(0)
         .unwrap();
     assert_eq!(svid.not_after, house.authorities.x509().not_after());
-    assert_eq!(svid.capped, Some(crate::mint::Capped::Authority));
     house.clock.advance(std::time::Duration::from_secs(60));
     let refusal = house
         .issuer
@@ -329,7 +328,6 @@ async fn a_check_of_another_credential_signs_nothing() {
     let validity = Validity {
         not_before: NOW,
         not_after: NOW + 60,
-        capped: None,
     };
     let spec = crate::mint::x509::X509Spec {
         spiffe_id: &order.spiffe_id,
