@@ -81,7 +81,10 @@ pub enum StartError {
     Config(#[from] InvalidConfig),
     /// The data directory.
     #[error("data_dir: {0}")]
-    DataDir(#[from] FsError),
+    DataDir(FsError),
+    /// The directory of a socket.
+    #[error("listen.workload: {0}")]
+    SocketDir(FsError),
     /// Another attestor has the data directory.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -126,7 +129,7 @@ impl Attestor {
             tracing::warn!("{warning}");
         }
         mintmark_runtime::crypto::install();
-        ensure_dir(&config.data_dir, 0o700)?;
+        ensure_dir(&config.data_dir, 0o700).map_err(StartError::DataDir)?;
         let lock = DirLock::acquire(&config.data_dir)?;
         let metrics = Metrics::new("mintmark_attestor");
         let sealer = config
@@ -328,7 +331,7 @@ fn listen(config: &Config, metrics: &Metrics, clock: &Clock) -> Result<(Connecti
     let mut accepted = Vec::new();
     for path in config.listen.workload.as_slice() {
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            ensure_dir(dir, 0o755)?;
+            ensure_dir(dir, 0o755).map_err(StartError::SocketDir)?;
         }
         // Any local process may connect: what it gets depends on what it is.
         let socket = unix_listener(path, 0o777, None)?;
@@ -443,6 +446,10 @@ mod tests {
         std::os::unix::fs::symlink("/tmp/elsewhere", &link).unwrap();
         let mut symlink = config(dir.path());
         symlink.listen.workload = vec![link].into();
+        let linked = dir.path().join("linked");
+        std::os::unix::fs::symlink(dir.path(), &linked).unwrap();
+        let mut symlink_dir = config(dir.path());
+        symlink_dir.listen.workload = vec![linked.join("api.sock")].into();
         let mut unreadable = config(dir.path());
         unreadable.trust_bundle = dir.path().join("missing.pem");
         let mut no_server = config(dir.path());
@@ -457,6 +464,7 @@ mod tests {
         mintmark_runtime::fs::write_new(&short_key.keep.key, b"short", 0o600).unwrap();
         for (config, expected) in [
             (symlink, "symbolic link"),
+            (symlink_dir, "listen.workload: "),
             (unreadable, "missing.pem"),
             (no_server, "not a host and port"),
             (no_certificate, "missing.pem"),

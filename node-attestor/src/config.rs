@@ -2,7 +2,7 @@
 //!
 //! In: one TOML file and the environment, by [`mintmark_runtime::config`]. Out: a [`Config`], checked. `attestor` and the binary call it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use mintmark_identity::TrustDomain;
@@ -180,12 +180,8 @@ impl Config {
             "server is not set: the server's host and port, such as \"mintmark-server:8081\"",
         );
         refuse(is_empty(&self.data_dir), "data_dir is empty");
-        let has_port = self
-            .server
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         refuse(
-            !self.server.is_empty() && !has_port,
+            !self.server.is_empty() && !is_host_and_port(&self.server),
             &format!(
                 "server: {:?} is not a host and port, such as \"mintmark-server:8081\"",
                 self.server
@@ -250,6 +246,23 @@ impl Config {
             false => Err(InvalidConfig::Values(errors)),
         }
     }
+}
+
+/// Whether it is `name:port`, `1.2.3.4:port` or `[::1]:port`.
+fn is_host_and_port(server: &str) -> bool {
+    let Some((host, port)) = server.rsplit_once(':') else {
+        return false;
+    };
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        }
+    };
+    is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 impl Default for Config {
@@ -375,6 +388,34 @@ mod tests {
         );
         let env = [env[0], env[1], ("MINTMARK_CONFIG_LISTEN__WORKLOAD", "/a,/b")];
         assert_eq!(load("", &env).unwrap().value.listen.workload.as_slice().len(), 2);
+    }
+
+    #[test]
+    fn a_server_is_a_host_and_a_port() {
+        for server in [
+            "mintmark-server:8081",
+            "a_b.example.org:1",
+            "10.0.0.1:8081",
+            "[::1]:8081",
+        ] {
+            assert!(is_host_and_port(server), "{server}");
+        }
+        for server in [
+            "s",
+            ":1",
+            "s:",
+            "s:0",
+            "s:99999",
+            "[::1:1",
+            "::1:1",
+            "[s]:1",
+            "http://s:80",
+            "a@s:1",
+            "s s:1",
+            "s/x:1",
+        ] {
+            assert!(!is_host_and_port(server), "{server}");
+        }
     }
 
     #[test]

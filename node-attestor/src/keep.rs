@@ -113,6 +113,11 @@ impl Keep {
         self.0.readiness.subscribe()
     }
 
+    /// Whether there is a link to the server.
+    pub fn is_up(&self) -> watch::Receiver<bool> {
+        self.0.upstream.is_up()
+    }
+
     /// A workload has opened a stream; it is counted until this is dropped.
     pub fn workload(&self) -> Workload {
         self.0.workloads.fetch_add(1, Ordering::Relaxed);

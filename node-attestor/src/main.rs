@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{anyhow, bail};
 use clap::{Parser, Subcommand};
 use mintmark_attestor::{Attestor, Config};
 use mintmark_runtime::clock::Clock;
@@ -47,7 +47,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("mintmark-attestor: {error:#}"));
+            // Our errors name their causes themselves.
+            say(&format!("mintmark-attestor: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -64,34 +65,41 @@ fn validate(options: &Options) -> anyhow::Result<()> {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
+    if let Err(error) = crypto::hide_memory() {
+        bail!("cannot keep the memory of this process, which holds keys, from others: {error}");
+    }
     let Loaded {
         value: config,
         warnings,
     } = Config::load(options.config.as_deref(), environment())?;
-    crypto::hide_memory().context("cannot keep the memory of this process, which holds keys, from others")?;
-    let log = telemetry::init(&config.log)?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-    if let Err(error) = net::raise_nofile_limit() {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
     // Little work, and much of it waiting: two threads keep the memory small.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(4)
         .enable_all()
         .build();
-    let runtime = runtime.context("cannot start the runtime")?;
-    let outcome = runtime.block_on(async {
-        let supervisor = Supervisor::new();
-        let running = Attestor::start_under(config, Clock::system(), supervisor.clone()).await?;
-        let stopped = supervisor.run(GRACE).await;
-        drop(running);
-        stopped.map_err(anyhow::Error::from)
-    });
-    log.flush(Duration::from_secs(2));
-    outcome
+    let runtime = runtime.map_err(|error| anyhow!("cannot start the runtime: {error}"))?;
+    runtime.block_on(async {
+        // Within the runtime, by which traces are sent.
+        let log = telemetry::init(&config.log)?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        if let Err(error) = net::raise_nofile_limit() {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+        }
+        let outcome = serve(config).await;
+        log.flush(Duration::from_secs(2));
+        outcome
+    })
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let supervisor = Supervisor::new();
+    let running = Attestor::start_under(config, Clock::system(), supervisor.clone()).await?;
+    let stopped = supervisor.run(GRACE).await;
+    drop(running);
+    Ok(stopped?)
 }
 
 #[expect(clippy::print_stderr, reason = "what a command says goes to standard error")]

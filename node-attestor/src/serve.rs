@@ -5,6 +5,7 @@
 //!
 //! A caller is attested when it calls, and again before each later answer of a stream; a stream is told of changes, never polls, and ends when its process does.
 
+mod admit;
 mod caller;
 mod limits;
 mod metrics;
@@ -29,16 +30,22 @@ use tonic_health::ServingStatus;
 
 use crate::keep::{Keep, Readiness};
 use crate::peer::{Peered, Unix};
-use limits::Streams;
+use admit::Admission;
 use metrics::ServeMetrics;
 use workload::Workloads;
 
+/// The name under which the health service says whether there is a link to the server.
+pub const LINK: &str = "link";
 /// The metadata that every call carries, so that a browser or a confused proxy cannot make one (SPIFFE Workload Endpoint §4).
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// The largest message that a caller may send: a token to be validated has up to 64 KiB.
 const MAX_MESSAGE: usize = 128 << 10;
+/// As much of a question about the attestor itself, its methods and its health.
+const MAX_QUESTION: usize = 4 << 10;
 /// Headers of a call are no larger.
 const MAX_HEADERS: u32 = 16 << 10;
+/// So many bytes of a caller may wait to be looked at, on a connection as on each of its calls: what HTTP/2 begins with.
+const WINDOW: u32 = 65_535;
 /// Calls at once on one connection.
 const STREAMS_PER_CONNECTION: u32 = 64;
 /// What callers may take up.
@@ -53,6 +60,7 @@ pub struct ServeLimits {
 /// The Workload API.
 pub struct Serve {
     workloads: Workloads,
+    admission: Admission,
     keep: Keep,
     shutdown: CancellationToken,
 }
@@ -67,16 +75,18 @@ impl Serve {
         metrics: &Metrics,
         shutdown: CancellationToken,
     ) -> Self {
+        let metrics = ServeMetrics::register(metrics);
+        let admission = Admission::new(limits, clock.clone(), metrics.clone());
         let workloads = Workloads {
             keep: keep.clone(),
             unix,
-            streams: Streams::new(limits),
             clock,
-            metrics: ServeMetrics::register(metrics),
+            metrics,
             shutdown: shutdown.clone(),
         };
         Self {
             workloads,
+            admission,
             keep,
             shutdown,
         }
@@ -91,18 +101,23 @@ impl Serve {
         connections: impl Stream<Item = io::Result<Peered>> + Send,
     ) -> Result<(), tonic::transport::Error> {
         let (reporter, health) = tonic_health::server::health_reporter();
-        let mut readiness = self.keep.readiness();
+        let (mut readiness, mut is_up) = (self.keep.readiness(), self.keep.is_up());
         let report = async {
+            let serving = |is_well| match is_well {
+                true => ServingStatus::Serving,
+                false => ServingStatus::NotServing,
+            };
             loop {
-                let ready = *readiness.borrow_and_update() > Readiness::Fresh;
-                let serving = if ready {
-                    ServingStatus::Serving
-                } else {
-                    ServingStatus::NotServing
+                let ready = serving(*readiness.borrow_and_update() > Readiness::Fresh);
+                let link = serving(*is_up.borrow_and_update());
+                for (service, status) in [("", ready), ("SpiffeWorkloadAPI", ready), (LINK, link)] {
+                    reporter.set_service_status(service, status).await;
+                }
+                let changed = tokio::select! {
+                    changed = readiness.changed() => changed,
+                    changed = is_up.changed() => changed,
                 };
-                reporter.set_service_status("", serving).await;
-                reporter.set_service_status("SpiffeWorkloadAPI", serving).await;
-                if readiness.changed().await.is_err() {
+                if changed.is_err() {
                     return std::future::pending::<()>().await;
                 }
             }
@@ -111,11 +126,14 @@ impl Serve {
         let api = SpiffeWorkloadApiServer::new(self.workloads).max_decoding_message_size(MAX_MESSAGE);
         let mut server = Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(WINDOW)
             // Without keep-alive: of a local socket the kernel tells when the other end is gone, and an idle node does nothing.
-            .http2_max_header_list_size(MAX_HEADERS);
+            .http2_max_header_list_size(MAX_HEADERS)
+            .layer(self.admission);
         let mut routes = server
             .add_service(InterceptedService::new(api, check_header))
-            .add_service(health);
+            .add_service(health.max_decoding_message_size(MAX_QUESTION));
         // The descriptors are compiled into this program; a test holds that they decode.
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -124,8 +142,14 @@ impl Serve {
         };
         if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
             routes = routes
-                .add_service(InterceptedService::new(v1, check_header))
-                .add_service(InterceptedService::new(v1alpha, check_header));
+                .add_service(InterceptedService::new(
+                    v1.max_decoding_message_size(MAX_QUESTION),
+                    check_header,
+                ))
+                .add_service(InterceptedService::new(
+                    v1alpha.max_decoding_message_size(MAX_QUESTION),
+                    check_header,
+                ));
         }
         let shutdown = self.shutdown.clone();
         tokio::select! {

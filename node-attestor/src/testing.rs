@@ -19,7 +19,7 @@ use rcgen::{
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Code;
 
 use crate::keep::{NewKey, Upstream, UpstreamError};
@@ -223,6 +223,8 @@ pub(crate) struct Script {
     /// How many keys each message had.
     pub(crate) messages: Mutex<Vec<usize>>,
     pub(crate) tokens: AtomicUsize,
+    /// Where there is one, JWT-SVIDs are signed and then wait for a permit.
+    pub(crate) gate: Mutex<Option<Arc<Semaphore>>>,
 }
 
 impl Script {
@@ -235,6 +237,7 @@ impl Script {
             up: watch::Sender::new(true),
             messages: Mutex::default(),
             tokens: AtomicUsize::new(0),
+            gate: Mutex::default(),
         }
     }
 
@@ -284,6 +287,10 @@ impl Upstream for Script {
         self.check()?;
         let authority = self.authority.lock().unwrap().clone();
         let token = authority.jwt(&Self::id(entry_id), &audience, self.clock.unix(), 300);
+        let gate = self.gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
+        }
         Ok(types::Jwtsvid {
             token,
             ..types::Jwtsvid::default()

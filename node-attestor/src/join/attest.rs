@@ -67,6 +67,9 @@ impl Join {
                 bundle.trust_domain
             )));
         }
+        if bundle.x509.is_empty() {
+            return Err(JoinError::Nonsense("a bundle without an X.509 authority".into()));
+        }
         // Held together: an SVID whose server is not recognised is of no use.
         self.learn(&bundle);
         let node = self.take(svid, key, result.reattestable, token)?;

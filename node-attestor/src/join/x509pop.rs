@@ -1,6 +1,7 @@
 //! `x509pop`: the node has a certificate of an authority that the server knows, and shows that it holds the key.
 //!
-//! Messages are those of SPIRE's plugin of this name: the node sends its chain, the server 32 random bytes, the node 32 of its own and a signature over the SHA-256 of both.
+//! Messages are those of SPIRE's plugin of this name: the node sends its chain, the server 32 random bytes, the node 32 of its own and a signature over the digest of both: by
+//! SHA-256, or by SHA-384 where the key is on P-384, which ring signs with no other.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,9 +82,9 @@ impl Certificate {
         let signing = provider()
             .key_provider
             .load_private_key(private)
-            .map_err(|error| refused(error.to_string()))?;
+            .map_err(|error| refused(format!("{error}; {POSSIBLE}")))?;
         if signing.choose_scheme(&SCHEMES).is_none() {
-            return Err(refused("use an RSA key, or one of ECDSA on P-256".into()));
+            return Err(refused(POSSIBLE.into()));
         }
         let leaf = chain.first().ok_or_else(|| PopError::Pem {
             path: certificate.into(),
@@ -113,8 +114,14 @@ impl Certificate {
     }
 }
 
-/// The kinds of signature that a challenge asks for.
-const SCHEMES: [SignatureScheme; 2] = [SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256];
+const POSSIBLE: &str = "use an RSA key, or one of ECDSA on P-256 or P-384";
+
+/// The kinds of signature that a challenge asks for: of ECDSA, a key makes one of the two.
+const SCHEMES: [SignatureScheme; 3] = [
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::RSA_PSS_SHA256,
+];
 
 #[derive(Serialize)]
 struct Payload {
@@ -148,8 +155,8 @@ pub(super) fn answer(certificate: &Certificate, challenge: &[u8]) -> Result<Vec<
     }
     let challenge: Challenge = serde_json::from_slice(challenge).map_err(|error| nonsense(&error.to_string()))?;
     let (theirs, schemes) = match (challenge.rsa_signature, challenge.ecdsa_signature) {
-        (Some(nonce), None) => (nonce, &SCHEMES[1..]),
-        (None, Some(nonce)) => (nonce, &SCHEMES[..1]),
+        (Some(nonce), None) => (nonce, &SCHEMES[2..]),
+        (None, Some(nonce)) => (nonce, &SCHEMES[..2]),
         _ => return Err(nonsense("it asks for none or both kinds of signature")),
     };
     let theirs = BASE64

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mintmark_identity::{Bundle, TrustDomain};
 use mintmark_proto::attestor::{BundleHeld, Update};
+use mintmark_proto::spire::types;
 
 use super::bundles::HeldBundle;
 use super::identity::Identity;
@@ -21,12 +22,17 @@ pub struct Refused {
 }
 
 impl Keep {
-    /// Holds what an update says, and gives what of it was refused. Removals come first, so that an item in both is held.
+    /// Holds what an update says, and gives what of it was refused. An item that is both removed and put is held all the while: what only changes keeps its SVID and
+    /// is still wanted by whoever wanted it.
     pub fn apply(&self, update: &Update) -> Vec<Refused> {
         let now = self.0.clock.unix_ms();
         let mut refused = Vec::new();
         let mut state = self.state();
-        let mut changed = remove(&mut state, update);
+        let put: HashSet<&str> = update.upserts.iter().map(|entry| &*entry.id).collect();
+        let mut changed = false;
+        for id in update.removed_ids.iter().filter(|id| !put.contains(id.as_str())) {
+            changed |= state.remove(id);
+        }
         for entry in &update.upserts {
             match Identity::from_message(entry, &self.0.trust_domain) {
                 Ok(identity) => changed |= state.put(identity, now),
@@ -40,33 +46,34 @@ impl Keep {
                 }
             }
         }
-        let own_changed =
-            update
-                .bundles
-                .iter()
-                .fold(false, |own_changed, message| match HeldBundle::from_message(message) {
-                    Ok(held) => {
-                        let trust_domain = held.bundle.trust_domain.clone();
-                        let is_own = trust_domain == self.0.trust_domain;
-                        let same = state
-                            .bundles
-                            .get(&trust_domain)
-                            .is_some_and(|known| known.digest == held.digest);
-                        changed |= !same;
-                        if !same {
-                            state.bundles.insert(trust_domain, Arc::new(held));
-                        }
-                        own_changed | (is_own && !same)
+        changed |= remove_digests(&mut state, &update.removed, &put);
+        changed |= remove_bundles(&mut state, &update.removed_bundles);
+        let own_changed = update
+            .bundles
+            .iter()
+            .fold(false, |own_changed, message| match self.held_bundle(message) {
+                Ok(held) => {
+                    let trust_domain = held.bundle.trust_domain.clone();
+                    let is_own = trust_domain == self.0.trust_domain;
+                    let same = state
+                        .bundles
+                        .get(&trust_domain)
+                        .is_some_and(|known| known.digest == held.digest);
+                    changed |= !same;
+                    if !same {
+                        state.bundles.insert(trust_domain, Arc::new(held));
                     }
-                    Err(why) => {
-                        refused.push(Refused {
-                            what: "bundle",
-                            name: message.trust_domain.clone(),
-                            why,
-                        });
-                        own_changed
-                    }
-                });
+                    own_changed | (is_own && !same)
+                }
+                Err(why) => {
+                    refused.push(Refused {
+                        what: "bundle",
+                        name: message.trust_domain.clone(),
+                        why,
+                    });
+                    own_changed
+                }
+            });
         if own_changed {
             self.replace_unsound(&mut state, now);
         }
@@ -89,11 +96,28 @@ impl Keep {
         refused
     }
 
-    /// Holds nothing any more, as the server does not want this node.
+    /// Holds nothing any more, as the server does not want this node: that is what applies, and what an earlier run left is not kept for the next either.
     pub fn forget(&self) {
         self.state().clear();
         self.0.jwt.keep_only(|_, _, _| false);
         self.changed();
+        self.0.readiness.send_if_modified(|readiness| {
+            let was_cached = *readiness == Readiness::Cached;
+            if was_cached {
+                *readiness = Readiness::InStep;
+            }
+            was_cached
+        });
+    }
+
+    /// Takes a bundle as the server sends it. One of a federated trust domain may be empty, for all of it is revoked then; by an empty one of our own
+    /// nobody could recognise the server again, which would have no SVID to say so with.
+    fn held_bundle(&self, message: &types::Bundle) -> Result<HeldBundle, String> {
+        let held = HeldBundle::from_message(message)?;
+        match held.bundle.trust_domain == self.0.trust_domain && held.bundle.x509.is_empty() {
+            true => Err("it is that of our own trust domain and has no X.509 authority".into()),
+            false => Ok(held),
+        }
     }
 
     /// What is held, as a link begins with it.
@@ -117,7 +141,7 @@ impl Keep {
     }
 
     /// Brings forward the renewal of every SVID that an authority signed which is tainted or gone.
-    fn replace_unsound(&self, state: &mut State, now: i64) {
+    pub(super) fn replace_unsound(&self, state: &mut State, now: i64) {
         let Some(own) = state.bundles.get(&self.0.trust_domain).cloned() else {
             return;
         };
@@ -146,7 +170,8 @@ impl Keep {
         }
     }
 
-    fn is_sound_jwt(&self, id: &str, shape: u64, key_id: &mintmark_identity::KeyId) -> bool {
+    /// Whether a JWT-SVID may stay: its entry is as it was when it was signed, and its key is in the bundle and not tainted.
+    pub(super) fn is_sound_jwt(&self, id: &str, shape: u64, key_id: &mintmark_identity::KeyId) -> bool {
         let state = self.state();
         let same = state.get(id).is_some_and(|item| item.identity.shape == shape);
         same && state
@@ -156,22 +181,24 @@ impl Keep {
     }
 }
 
-fn remove(state: &mut State, update: &Update) -> bool {
-    let mut changed = false;
-    if !update.removed.is_empty() {
-        let digests: HashSet<u64> = update.removed.iter().copied().collect();
-        let gone = state.items().filter(|item| digests.contains(&item.identity.digest));
-        let gone: Vec<_> = gone.map(|item| Arc::clone(&item.identity.id)).collect();
-        changed |= gone.iter().fold(false, |changed, id| changed | state.remove(id));
+/// Removes what is named by digests, but for what has just been `put`.
+fn remove_digests(state: &mut State, digests: &[u64], put: &HashSet<&str>) -> bool {
+    if digests.is_empty() {
+        return false;
     }
-    for id in &update.removed_ids {
-        changed |= state.remove(id);
-    }
-    for name in &update.removed_bundles {
+    let digests: HashSet<u64> = digests.iter().copied().collect();
+    let gone = state
+        .items()
+        .filter(|item| digests.contains(&item.identity.digest) && !put.contains(&*item.identity.id));
+    let gone: Vec<_> = gone.map(|item| Arc::clone(&item.identity.id)).collect();
+    gone.iter().fold(false, |changed, id| changed | state.remove(id))
+}
+
+fn remove_bundles(state: &mut State, names: &[String]) -> bool {
+    names.iter().fold(false, |changed, name| {
         let gone = TrustDomain::parse_name_or_id(name)
             .ok()
             .and_then(|name| state.bundles.remove(&name));
-        changed |= gone.is_some();
-    }
-    changed
+        changed | gone.is_some()
+    })
 }

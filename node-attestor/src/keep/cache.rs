@@ -231,8 +231,11 @@ impl Keep {
                 count += 1;
             }
         }
+        // The run before may have ended before it had replaced them.
+        self.replace_unsound(&mut state, now);
         drop(state);
         self.changed();
+        self.0.due.notify_one();
         self.0.readiness.send_if_modified(|readiness| {
             let better = *readiness < Readiness::Cached;
             *readiness = (*readiness).max(Readiness::Cached);

@@ -94,6 +94,8 @@ pub(super) struct State {
     due: Queue,
     /// What ends when.
     ends: Queue,
+    /// How many streams and calls want SVIDs of entries that are not here now, and may come back.
+    absent: HashMap<(Arc<str>, Kind), u32>,
     prefetched: usize,
     prefetch_limit: usize,
     generation: u64,
@@ -111,6 +113,7 @@ impl State {
             bundles: BTreeMap::new(),
             due: Queue::new(),
             ends: Queue::new(),
+            absent: HashMap::new(),
             prefetched: 0,
             prefetch_limit,
             generation: 0,
@@ -166,7 +169,13 @@ impl State {
                 wit_turn: Turn::default(),
             };
             self.items.insert(Arc::clone(&id), item);
-            self.want(&id, Kind::X509, now);
+            for kind in [Kind::X509, Kind::Wit] {
+                let demand = self.absent.remove(&(Arc::clone(&id), kind)).unwrap_or_default();
+                if let Some(item) = self.items.get_mut(&id) {
+                    item.turn_mut(kind).demand = demand;
+                }
+                self.want(&id, kind, now);
+            }
             return true;
         };
         if old.digest == identity.digest {
@@ -189,7 +198,7 @@ impl State {
         true
     }
 
-    /// Removes an identity and wipes its keys. Whether there was one.
+    /// Removes an identity and wipes its keys. Whether there was one. Who wants its SVIDs still does, should it come back.
     pub(super) fn remove(&mut self, id: &str) -> bool {
         let Some(id) = self.items.get(id).map(|item| Arc::clone(&item.identity.id)) else {
             return false;
@@ -198,6 +207,7 @@ impl State {
             self.drop_svid(&id, kind);
             self.schedule(&id, kind, Next::Idle);
         }
+        self.note_absent(&id);
         if let Some(item) = self.items.remove(&id) {
             self.prefetched -= usize::from(item.prefetched);
             self.unindex(&item.identity);
@@ -207,13 +217,47 @@ impl State {
 
     /// Removes everything.
     pub(super) fn clear(&mut self) {
-        let phase = self.phase;
-        let generation = self.generation;
+        let ids: Vec<_> = self.items.keys().cloned().collect();
+        ids.iter().for_each(|id| self.note_absent(id));
         *self = Self {
-            phase,
-            generation,
+            phase: self.phase,
+            generation: self.generation,
+            absent: std::mem::take(&mut self.absent),
             ..Self::new(self.prefetch_limit)
         };
+    }
+
+    fn note_absent(&mut self, id: &Arc<str>) {
+        let Some(item) = self.items.get(id) else { return };
+        for kind in [Kind::X509, Kind::Wit] {
+            let demand = item.turn(kind).demand;
+            if demand > 0 {
+                self.absent.insert((Arc::clone(id), kind), demand);
+            }
+        }
+    }
+
+    /// One more wants the SVID of this entry, which need not be here now.
+    pub(super) fn add_demand(&mut self, id: &Arc<str>, kind: Kind, now: i64) {
+        match self.items.get_mut(id) {
+            Some(item) => item.turn_mut(kind).demand += 1,
+            None => *self.absent.entry((Arc::clone(id), kind)).or_default() += 1,
+        }
+        self.want(id, kind, now);
+    }
+
+    /// One fewer wants it.
+    pub(super) fn end_demand(&mut self, id: &Arc<str>, kind: Kind) {
+        if let Some(item) = self.items.get_mut(id) {
+            let turn = item.turn_mut(kind);
+            turn.demand = turn.demand.saturating_sub(1);
+            return;
+        }
+        let key = (Arc::clone(id), kind);
+        match self.absent.get_mut(&key) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.absent.remove(&key)),
+        }
     }
 
     /// Holds an SVID that just came, and says when it will be renewed.

@@ -1,5 +1,8 @@
 #![expect(clippy::disallowed_methods, reason = "a test spawns what it tests beside itself")]
 
+mod changes;
+mod restart;
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -486,63 +489,6 @@ async fn a_wit_svid_comes_on_demand_with_its_private_key() {
             .is_some_and(|svid| svid.generation > generation)
     };
     test.until(&["unix:uid:1"], renewed).await;
-}
-
-#[tokio::test]
-async fn a_restart_without_the_server_serves_what_was_sealed() {
-    let dir = tempfile::tempdir().unwrap();
-    let sealer = Sealer::from_file(&dir.path().join("kek")).unwrap();
-    let cache = Cache::new(dir.path().join("cache"), sealer);
-    let test = Test::new(LIMITS);
-    let node = mintmark_identity::SpiffeId::parse("spiffe://example.org/spire/agent/x/1").unwrap();
-    let own = test.server.authority.lock().unwrap().clone();
-    test.bundle(1, &[&own], &[]);
-    test.apply(vec![entry("a", "/a", "unix:uid:1")], &[]);
-    let before = test.until(&["unix:uid:1"], has_svids).await;
-    test.keep.save(&cache, &node).unwrap();
-    let bytes = std::fs::read(dir.path().join("cache")).unwrap();
-    let key = &before.identities[0].x509.as_ref().unwrap().key;
-    assert!(
-        !bytes
-            .windows(32)
-            .any(|window| key.windows(32).any(|part| part == window)),
-        "the key is not sealed"
-    );
-
-    let after = Test::new(LIMITS);
-    after.mood(Mood::IsGone);
-    assert_eq!(*after.keep.readiness().borrow(), Readiness::Fresh);
-    assert_eq!(after.keep.load(&cache, &node).unwrap(), Some(1));
-    assert_eq!(*after.keep.readiness().borrow(), Readiness::Cached);
-    let view = after.view(&["unix:uid:1"]);
-    let (was, is) = (
-        before.identities[0].x509.as_ref().unwrap(),
-        view.identities[0].x509.as_ref().unwrap(),
-    );
-    assert_eq!(
-        (&was.chain, &was.key, was.not_after),
-        (&is.chain, &is.key, is.not_after)
-    );
-    assert_eq!(after.keep.held(), test.keep.held());
-    // It is renewed when it would have been.
-    after.mood(Mood::Signs);
-    after.pass(TTL * 5 / 8).await;
-    after.until(&["unix:uid:1"], |view| not_after(view) > NOW + TTL).await;
-
-    let other = mintmark_identity::SpiffeId::parse("spiffe://example.org/spire/agent/x/2").unwrap();
-    assert!(Test::new(LIMITS).keep.load(&cache, &other).is_err());
-    let kek = Sealer::from_file(&dir.path().join("another")).unwrap();
-    assert!(
-        Test::new(LIMITS)
-            .keep
-            .load(&Cache::new(dir.path().join("cache"), kek), &node)
-            .is_err()
-    );
-    let missing = Cache::new(
-        dir.path().join("missing"),
-        Sealer::from_file(&dir.path().join("kek")).unwrap(),
-    );
-    assert_eq!(Test::new(LIMITS).keep.load(&missing, &node).unwrap(), None);
 }
 
 #[tokio::test]

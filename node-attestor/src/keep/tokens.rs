@@ -16,6 +16,8 @@ use super::upstream::UpstreamError;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take when there is one that is still valid.
 const SHORT: Duration = Duration::from_secs(2);
+/// Tokens for audiences of more bytes than this together are not remembered, so that what is remembered is bounded in bytes, too.
+const MAX_REMEMBERED: usize = 4096;
 
 /// A JWT-SVID.
 #[derive(Debug)]
@@ -92,8 +94,8 @@ impl Slot {
         self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn put(&self, token: &Arc<JwtSvid>) {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(token));
+    fn set(&self, token: Option<Arc<JwtSvid>>) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
     }
 }
 
@@ -108,10 +110,13 @@ impl Keep {
         let mut audience = audience.to_vec();
         audience.sort_unstable();
         audience.dedup();
-        let slot = self
-            .0
-            .jwt
-            .slot((Arc::clone(&identity.id), audience.clone()), clock.unix());
+        let slot = match audience.iter().map(String::len).sum::<usize>() > MAX_REMEMBERED {
+            true => Arc::default(),
+            false => self
+                .0
+                .jwt
+                .slot((Arc::clone(&identity.id), audience.clone()), clock.unix()),
+        };
         let held = |until: fn(&JwtSvid) -> i64| {
             let now = clock.unix();
             slot.get()
@@ -129,7 +134,11 @@ impl Keep {
             }
             let answer = self.0.upstream.jwt(&identity.id, audience.clone()).await?;
             let token = Arc::new(accept(answer.token, identity, &audience, clock.unix())?);
-            slot.put(&token);
+            slot.set(Some(Arc::clone(&token)));
+            // What became unsound while it was on its way was not there yet to be forgotten.
+            if !self.is_sound_jwt(&identity.id, identity.shape, &token.key_id) {
+                slot.set(None);
+            }
             Ok(token)
         };
         let answer = clock.timeout(patience, ask).await.unwrap_or(Err(UpstreamError::Late));

@@ -137,16 +137,10 @@ impl Demand {
         let now = self.keep.0.clock.unix_ms();
         let mut state = self.keep.state();
         for id in ids.difference(&self.ids) {
-            if let Some(item) = state.get_mut(id) {
-                item.turn_mut(self.kind).demand += 1;
-            }
-            state.want(id, self.kind, now);
+            state.add_demand(id, self.kind, now);
         }
         for id in self.ids.difference(&ids) {
-            if let Some(item) = state.get_mut(id) {
-                let turn = item.turn_mut(self.kind);
-                turn.demand = turn.demand.saturating_sub(1);
-            }
+            state.end_demand(id, self.kind);
         }
         drop(state);
         self.ids = ids;

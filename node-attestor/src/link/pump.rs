@@ -59,6 +59,8 @@ pub(super) struct Pump {
     pending: HashMap<u64, Pending>,
     next_request: u64,
     last_sequence: u64,
+    /// Digests that no longer apply, until all that applies has been said.
+    withdrawn: Vec<u64>,
     reported: Option<NodeStatus>,
     report_due: Instant,
 }
@@ -100,6 +102,7 @@ impl Pump {
             pending: HashMap::new(),
             next_request: 1,
             last_sequence: 0,
+            withdrawn: Vec::new(),
             reported: None,
         };
         Ok((pump, Connection { channel, orders: order }))
@@ -145,12 +148,18 @@ impl Pump {
 
     async fn take(&mut self, message: ToNode, in_step: &CancellationToken) -> Result<(), Status> {
         match message.message {
-            Some(to_node::Message::Update(update)) => {
+            Some(to_node::Message::Update(mut update)) => {
                 if update.sequence != self.last_sequence + 1 {
                     let text = format!("update {} after update {}", update.sequence, self.last_sequence);
                     return Err(Status::new(Code::DataLoss, text));
                 }
                 self.last_sequence = update.sequence;
+                // The digest of an entry that has changed is gone like that of one that no longer applies, and in which update its new state comes is not
+                // known: dropped at once, a workload would be told that it has no identity any more.
+                self.withdrawn.append(&mut update.removed);
+                if update.complete || in_step.is_cancelled() {
+                    update.removed = std::mem::take(&mut self.withdrawn);
+                }
                 for refused in self.keep.apply(&update) {
                     tracing::warn!(%refused, "an update of the server was not taken whole");
                 }

@@ -176,6 +176,59 @@ async fn a_node_joins_says_what_it_holds_applies_what_it_is_told_and_comes_back_
 }
 
 #[tokio::test]
+async fn an_entry_that_changed_while_there_was_no_link_is_not_withdrawn_for_a_moment() {
+    let (fake, mut arrived) = Fake::start(Authority::new("example.org")).await;
+    fake.tokens(&["t1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(settings(&fake, dir.path(), token("t1"), trust(&fake.authority)));
+    let mut link = arrived.link().await;
+    link.hello().await;
+    let (a, gone) = (entry("a", "/a", "unix:uid:1"), entry("gone", "/gone", "unix:uid:1"));
+    link.tell(first_update(&fake, vec![a.clone(), gone.clone()])).await;
+    node.in_step().await;
+    link.end(Status::unavailable("the test ends it")).await;
+
+    let mut link = arrived.link().await;
+    link.hello().await;
+    let ids = || {
+        let view = node.keep.view(&Selectors::parse(["unix:uid:1"]).unwrap());
+        let ids = view.identities.iter().map(|seen| seen.identity.id.to_string());
+        ids.collect::<Vec<_>>()
+    };
+    // What has changed is more than one update holds: the digests come first.
+    let removed = [&a, &gone].map(|entry| mintmark_proto::digest::of(entry)).to_vec();
+    let mut changed = a;
+    changed.hint = "new".into();
+    link.tell(Update {
+        sequence: 1,
+        removed,
+        ..Update::default()
+    })
+    .await;
+    link.acknowledgement(1).await;
+    assert_eq!(ids(), ["a", "gone"]);
+    link.tell(Update {
+        sequence: 2,
+        upserts: vec![changed],
+        complete: true,
+        ..Update::default()
+    })
+    .await;
+    link.acknowledgement(2).await;
+    assert_eq!(ids(), ["a"]);
+    // Once in step, what is withdrawn goes at once.
+    let removed = node.keep.held().0;
+    link.tell(Update {
+        sequence: 3,
+        removed,
+        ..Update::default()
+    })
+    .await;
+    link.acknowledgement(3).await;
+    assert_eq!(ids(), [""; 0]);
+}
+
+#[tokio::test]
 async fn the_nodes_own_svid_is_renewed_at_half_of_its_life_and_the_link_moves_to_it() {
     let (fake, mut arrived) = Fake::start(Authority::new("example.org")).await;
     fake.tokens(&["t1"]);
@@ -276,7 +329,11 @@ fn rsa_key() -> String {
 #[tokio::test]
 async fn a_node_with_a_certificate_proves_that_it_holds_the_key_and_attests_anew_when_it_must() {
     let (fake, mut arrived) = Fake::start(Authority::new("example.org")).await;
-    for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_RSA_SHA256] {
+    for algorithm in [
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+        &rcgen::PKCS_RSA_SHA256,
+    ] {
         // ring makes no RSA keys.
         let key = match algorithm == &rcgen::PKCS_RSA_SHA256 {
             true => rcgen::KeyPair::from_pem(&rsa_key()).unwrap(),

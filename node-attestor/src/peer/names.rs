@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use mintmark_runtime::clock::Clock;
 use mintmark_runtime::task::BlockingPool;
+use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User};
 
 /// How long a name is believed, or that there is none.
@@ -44,28 +45,33 @@ impl Names {
         }
     }
 
-    /// The names of those that have one. When too much is being looked up, those not known are left out.
-    pub(super) async fn of(&self, wanted: &[Whose]) -> HashMap<Whose, Arc<str>> {
+    /// The names of those that have one.
+    ///
+    /// # Errors
+    /// When the name service does not say whether there is one.
+    pub(super) async fn of(&self, wanted: &[Whose]) -> Result<HashMap<Whose, Arc<str>>, String> {
         let (mut names, missing) = self.remembered(wanted);
         if missing.is_empty() {
-            return names;
+            return Ok(names);
         }
-        let asked = self.pool.try_run(move || {
-            missing
-                .into_iter()
-                .map(|whose| (whose, look_up(whose)))
-                .collect::<Vec<_>>()
+        let asked = self.pool.run(move || {
+            let (mut found, mut failed) = (Vec::new(), None);
+            for whose in missing {
+                match look_up(whose) {
+                    Ok(name) => found.push((whose, name)),
+                    Err(errno) => failed = Some((whose, errno)),
+                }
+            }
+            (found, failed)
         });
-        match asked.await {
-            Ok(found) => {
-                self.remember(&found);
-                names.extend(found.into_iter().filter_map(|(whose, name)| Some((whose, name?))));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "names of users and groups could not be looked up; selectors by name are left out")
-            }
+        let (found, failed) = asked.await.map_err(|error| error.to_string())?;
+        self.remember(&found);
+        if let Some((whose, errno)) = failed {
+            tracing::warn!(?whose, %errno, "the name service did not answer");
+            return Err(format!("the name service did not answer: {errno}"));
         }
-        names
+        names.extend(found.into_iter().filter_map(|(whose, name)| Some((whose, name?))));
+        Ok(names)
     }
 
     fn remembered(&self, wanted: &[Whose]) -> (HashMap<Whose, Arc<str>>, Vec<Whose>) {
@@ -103,11 +109,16 @@ impl Names {
     }
 }
 
-/// Blocks on the name service. An error of it is as if there were no name.
-fn look_up(whose: Whose) -> Option<Arc<str>> {
-    match whose {
-        Whose::User(uid) => User::from_uid(Uid::from_raw(uid)).ok()?.map(|user| user.name.into()),
-        Whose::Group(gid) => Group::from_gid(Gid::from_raw(gid)).ok()?.map(|group| group.name.into()),
+/// Blocks on the name service.
+fn look_up(whose: Whose) -> nix::Result<Option<Arc<str>>> {
+    let name = match whose {
+        Whose::User(uid) => User::from_uid(Uid::from_raw(uid)).map(|user| user.map(|user| user.name.into())),
+        Whose::Group(gid) => Group::from_gid(Gid::from_raw(gid)).map(|group| group.map(|group| group.name.into())),
+    };
+    match name {
+        // Some name services say so of one that they do not know (getpwnam(3)).
+        Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => Ok(None),
+        name => name,
     }
 }
 
@@ -121,7 +132,7 @@ mod tests {
         let names = Names::new(BlockingPool::new("names", 1, 4), clock.clone());
         let nobody = 4_000_000_001;
         let wanted = [Whose::User(0), Whose::Group(0), Whose::User(nobody)];
-        let found = names.of(&wanted).await;
+        let found = names.of(&wanted).await.unwrap();
         assert_eq!(
             (&*found[&Whose::User(0)], &*found[&Whose::Group(0)], found.len()),
             ("root", "root", 2)

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tonic::transport::server::Connected;
 
+use super::PeerError;
 use super::process::Process;
 
 /// An accepted socket whose other end is known.
@@ -60,18 +61,24 @@ pub fn incoming(
         let peered = accepted.map(|io| {
             let process = Process::of(io.get_ref()).inspect_err(|error| {
                 stats.add("unknown");
-                tracing::info!(%error, "connection closed: its other end is not known");
+                match error {
+                    // As processes do that are short-lived, however many there are.
+                    PeerError::Ended(_) => tracing::debug!(%error, "connection closed: its other end is gone"),
+                    error => tracing::info!(%error, "connection closed: its other end is not known"),
+                }
             });
             let process = process.ok()?;
-            let Some(place) = users.enter(process.uid(), per_user) else {
+            let place = users.enter(process.uid(), per_user).inspect_err(|over| {
                 stats.add("over_user_limit");
-                tracing::warn!(
-                    uid = process.uid(),
-                    limit = per_user,
-                    "connection closed: its user has too many"
-                );
-                return None;
-            };
+                if over.is_news {
+                    tracing::warn!(
+                        uid = process.uid(),
+                        limit = per_user,
+                        "connections are closed: their user has too many; told once, until it has half of them"
+                    );
+                }
+            });
+            let place = place.ok()?;
             stats.add(match process.evidence() {
                 super::Evidence::PeerPidfd => "pidfd",
                 super::Evidence::StartTime => "start_time",
@@ -88,35 +95,54 @@ pub fn incoming(
 
 /// How many connections each user has.
 #[derive(Debug, Default)]
-struct Users(Mutex<HashMap<u32, usize>>);
+struct Users(Mutex<HashMap<u32, Open>>);
+
+#[derive(Debug, Default)]
+struct Open {
+    count: usize,
+    /// That it has too many has been told: whoever connects in a loop must not fill the log.
+    is_told: bool,
+}
 
 #[derive(Debug)]
 struct Place {
     users: Arc<Users>,
     uid: u32,
+    limit: usize,
+}
+
+/// The user has too many.
+#[derive(Debug)]
+struct Over {
+    is_news: bool,
 }
 
 impl Users {
-    fn enter(self: &Arc<Self>, uid: u32, limit: usize) -> Option<Place> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(uid).or_default();
-        if *count >= limit {
-            return None;
+    fn enter(self: &Arc<Self>, uid: u32, limit: usize) -> Result<Place, Over> {
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = users.entry(uid).or_default();
+        if open.count >= limit {
+            let is_news = !std::mem::replace(&mut open.is_told, true);
+            return Err(Over { is_news });
         }
-        *count += 1;
-        Some(Place {
+        open.count += 1;
+        Ok(Place {
             users: Arc::clone(self),
             uid,
+            limit,
         })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.users.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match open.get_mut(&self.uid) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(open.remove(&self.uid)),
+        let mut users = self.users.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match users.get_mut(&self.uid) {
+            Some(open) if open.count > 1 => {
+                open.count -= 1;
+                open.is_told &= open.count > self.limit / 2;
+            }
+            _ => drop(users.remove(&self.uid)),
         }
     }
 }
@@ -169,11 +195,27 @@ mod tests {
     fn a_user_has_at_most_so_many_connections_and_others_are_not_concerned() {
         let users = Arc::new(Users::default());
         let (one, two) = (users.enter(1, 2).unwrap(), users.enter(1, 2).unwrap());
-        assert!(users.enter(1, 2).is_none());
+        assert!(users.enter(1, 2).is_err());
         let other = users.enter(2, 2).unwrap();
         drop(one);
         drop(users.enter(1, 2).unwrap());
         drop((two, other));
         assert!(users.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn who_connects_over_the_limit_again_and_again_is_told_of_once() {
+        let users = Arc::new(Users::default());
+        let mut open: Vec<_> = (0..4).map(|_| users.enter(1, 4).unwrap()).collect();
+        let is_news = || users.enter(1, 4).unwrap_err().is_news;
+        assert!(is_news());
+        assert!(!is_news());
+        // One that comes and goes at the limit is no end of it.
+        open.pop();
+        open.push(users.enter(1, 4).unwrap());
+        assert!(!is_news());
+        open.truncate(2);
+        open.extend((0..2).map(|_| users.enter(1, 4).unwrap()));
+        assert!(is_news());
     }
 }

@@ -15,6 +15,14 @@ pub(super) struct Caller {
     pub(super) process: Arc<Process>,
 }
 
+/// What a caller sees.
+pub(super) enum Sight {
+    /// All of it; at least one identity.
+    Clear(View),
+    /// Perhaps not all: something about the caller could not be found out just now.
+    Dim { view: View, why: String },
+}
+
 impl Caller {
     /// Who the connection says it is.
     pub(super) fn of(extensions: &Extensions) -> Result<Self, Status> {
@@ -24,14 +32,33 @@ impl Caller {
         Ok(Self { process })
     }
 
-    /// What the caller, as it is now, sees now. It has at least one identity.
-    pub(super) async fn look(&self, workloads: &Workloads) -> Result<View, Status> {
+    /// What the caller, as it is now, sees now. It has at least one identity. Where it may see more than could be found out, what was found has to be enough.
+    pub(super) async fn look(&self, workloads: &Workloads, is_enough: impl Fn(&View) -> bool) -> Result<View, Status> {
+        match self.glance(workloads).await? {
+            Sight::Clear(view) => Ok(view),
+            Sight::Dim { view, .. } if !view.identities.is_empty() && is_enough(&view) => Ok(view),
+            Sight::Dim { why, .. } => Err(status::not_known_now(&self.process, &why)),
+        }
+    }
+
+    /// As [`Caller::look`], telling apart what is so and what may only seem so.
+    pub(super) async fn glance(&self, workloads: &Workloads) -> Result<Sight, Status> {
         if *workloads.keep.readiness().borrow() == Readiness::Fresh {
             return Err(status::starting());
         }
         let needs = workloads.keep.needs();
         let attested = self.attest(workloads, needs).await?;
         let view = workloads.keep.view(&attested.selectors);
+        if !attested.is_sure {
+            let why = attested.missing.join(", ");
+            tracing::warn!(
+                pid = self.process.pid(),
+                uid = self.process.uid(),
+                why,
+                "not all of a caller could be found out"
+            );
+            return Ok(Sight::Dim { view, why });
+        }
         if view.identities.is_empty() {
             // Without its selectors, which may tell more than a log should keep; the caller is told them.
             tracing::info!(pid = self.process.pid(), uid = self.process.uid(), evidence = %self.process.evidence(), "no identity issued: no entry matches");
@@ -39,7 +66,7 @@ impl Caller {
             let attested = self.attest(workloads, Needs { names: true, ..needs }).await?;
             return Err(status::no_identity(&self.process, &attested));
         }
-        Ok(view)
+        Ok(Sight::Clear(view))
     }
 
     async fn attest(&self, workloads: &Workloads, needs: Needs) -> Result<Attested, Status> {

@@ -13,6 +13,8 @@ pub(super) struct Streams(Arc<Inner>);
 
 struct Inner {
     limits: ServeLimits,
+    /// What calls do that count here, for people.
+    doing: &'static str,
     open: Mutex<Open>,
 }
 
@@ -29,26 +31,24 @@ pub(super) struct Place {
 }
 
 impl Streams {
-    pub(super) fn new(limits: ServeLimits) -> Self {
+    pub(super) fn new(limits: ServeLimits, doing: &'static str) -> Self {
         Self(Arc::new(Inner {
             limits,
+            doing,
             open: Mutex::default(),
         }))
     }
 
     /// A place for one more call of this user.
     pub(super) fn enter(&self, uid: u32) -> Result<Place, Status> {
-        let limits = self.0.limits;
+        let Inner { limits, doing, .. } = &*self.0;
         let mut open = self.open();
         if open.all >= limits.streams {
-            return Err(over(format!("{} calls are under way on this node", limits.streams)));
+            return Err(over(format!("{} calls on this node {doing}", limits.streams)));
         }
         let user = open.by_user.entry(uid).or_default();
         if *user >= limits.streams_per_user {
-            return Err(over(format!(
-                "{} calls of user {uid} are under way",
-                limits.streams_per_user
-            )));
+            return Err(over(format!("{} calls of user {uid} {doing}", limits.streams_per_user)));
         }
         *user += 1;
         open.all += 1;
@@ -88,10 +88,11 @@ mod tests {
 
     #[test]
     fn calls_are_bounded_for_each_user_and_in_all() {
-        let streams = Streams::new(ServeLimits {
+        let limits = ServeLimits {
             streams: 3,
             streams_per_user: 2,
-        });
+        };
+        let streams = Streams::new(limits, "are under way");
         let (one, two) = (streams.enter(1).unwrap(), streams.enter(1).unwrap());
         let refused = streams.enter(1).err().unwrap();
         assert_eq!(refused.code(), tonic::Code::Unavailable);

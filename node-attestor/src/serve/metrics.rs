@@ -23,6 +23,21 @@ struct Method {
     method: &'static str,
 }
 
+/// The method that a path names, as it is counted.
+pub(super) fn method_of(path: &str) -> &'static str {
+    const METHODS: [&str; 7] = [
+        "FetchX509SVID",
+        "FetchX509Bundles",
+        "FetchJWTSVID",
+        "FetchJWTBundles",
+        "ValidateJWTSVID",
+        "FetchWITSVID",
+        "FetchWITBundles",
+    ];
+    let name = path.strip_prefix("/SpiffeWorkloadAPI/").unwrap_or_default();
+    METHODS.into_iter().find(|method| *method == name).unwrap_or("other")
+}
+
 impl ServeMetrics {
     pub(super) fn register(metrics: &Metrics) -> Self {
         Self {

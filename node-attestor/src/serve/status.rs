@@ -42,6 +42,14 @@ pub(super) fn no_identity(process: &Process, attested: &Attested) -> Status {
     Status::permission_denied(text)
 }
 
+/// Whether any identity is the caller's cannot be said now.
+pub(super) fn not_known_now(process: &Process, why: &str) -> Status {
+    Status::unavailable(format!(
+        "what process {} is could not be found out just now: {why}; try again",
+        process.pid()
+    ))
+}
+
 /// The caller has identities, but not the one that it asks for.
 pub(super) fn not_that_one(wanted: &str, view: &View) -> Status {
     let ids: Vec<_> = view

@@ -1,5 +1,8 @@
 #![expect(clippy::disallowed_methods, reason = "a test spawns what it tests beside itself")]
 
+mod overload;
+mod unsure;
+
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -42,6 +45,8 @@ struct World {
     dir: tempfile::TempDir,
     server: Arc<Script>,
     keep: Keep,
+    /// What finds out about callers what takes time.
+    pool: BlockingPool,
     shutdown: CancellationToken,
 }
 
@@ -76,17 +81,15 @@ impl World {
             .incoming(Limits::default(), Default::default(), clock.clone())
             .boxed();
         let connections = peer::incoming(accepted, 100, PeerStats::default()).boxed();
-        let unix = Unix::new(
-            UnixLimits { program_bytes: 1 << 30 },
-            BlockingPool::new("attest", 1, 16),
-            clock.clone(),
-        );
+        let pool = BlockingPool::new("attest", 1, 16);
+        let unix = Unix::new(UnixLimits { program_bytes: 1 << 30 }, pool.clone(), clock.clone());
         let serve = Serve::new(keep.clone(), unix, limits, clock, &metrics, shutdown.clone());
         tokio::spawn(serve.run(connections));
         Self {
             dir,
             server,
             keep,
+            pool,
             shutdown,
         }
     }
@@ -254,6 +257,23 @@ async fn a_call_without_the_security_header_is_refused_and_health_needs_none() {
         status,
         tonic_health::pb::health_check_response::ServingStatus::Serving as i32
     );
+}
+
+#[tokio::test]
+async fn the_health_service_says_whether_there_is_a_link() {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    let world = World::in_step(vec![], &[]);
+    let channel = Endpoint::from_static("http://w")
+        .connect_with_connector(UnixConnector::new(world.socket()))
+        .await
+        .unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    let request = tonic_health::pb::HealthCheckRequest { service: LINK.into() };
+    let mut told = health.watch(request).await.unwrap().into_inner();
+    for (up, expected) in [(true, ServingStatus::Serving), (false, ServingStatus::NotServing)] {
+        world.server.up.send_replace(up);
+        while next(&mut told).await.unwrap().status() != expected {}
+    }
 }
 
 #[tokio::test]

@@ -2,22 +2,23 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::stream;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::codegen::BoxStream;
 
-use super::caller::Caller;
-use super::limits::Place;
+use super::caller::{Caller, Sight};
 use super::status;
 use super::workload::Workloads;
 use crate::keep::{Demand, Kind, View, Workload};
 use crate::peer::Process;
 
 /// How long the first answer waits for SVIDs that are on their way.
-pub(super) const FIRST: std::time::Duration = std::time::Duration::from_secs(5);
+const FIRST: Duration = Duration::from_secs(5);
+/// After which time a caller is looked at again of whom not all could be found out.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What a stream makes of what its caller sees.
 pub(super) trait Answer: Send + 'static {
@@ -61,20 +62,18 @@ struct State<A> {
     changes: watch::Receiver<u64>,
     demand: Option<Demand>,
     sent: Option<Vec<u64>>,
+    /// The entries whose identities the caller had then.
+    had: Vec<Arc<str>>,
     opened: Instant,
+    /// When to look again although nothing has changed.
+    again: Option<Instant>,
     over: bool,
-    _place: Place,
     _workload: Workload,
 }
 
 /// A stream of whole states: the first one as soon as there is one, later ones when something in them has changed. It ends when the caller's process ends, has no identity any more, or the
 /// attestor stops.
-pub(super) fn watched<A: Answer>(
-    workloads: Workloads,
-    caller: Caller,
-    answer: A,
-    place: Place,
-) -> BoxStream<A::Message> {
+pub(super) fn watched<A: Answer>(workloads: Workloads, caller: Caller, answer: A) -> BoxStream<A::Message> {
     let mut changes = workloads.keep.changes();
     changes.mark_changed();
     let state = State {
@@ -86,8 +85,9 @@ pub(super) fn watched<A: Answer>(
         answer,
         changes,
         sent: None,
+        had: Vec::new(),
+        again: None,
         over: false,
-        _place: place,
     };
     Box::pin(stream::unfold(state, |mut state| async move {
         if state.over {
@@ -109,7 +109,23 @@ impl<A: Answer> State<A> {
     async fn next(&mut self) -> Result<A::Message, Status> {
         loop {
             self.wait().await?;
-            let view = self.caller.look(&self.workloads).await?;
+            let view = match self.caller.glance(&self.workloads).await? {
+                Sight::Clear(view) => {
+                    self.again = None;
+                    view
+                }
+                Sight::Dim { view, why } => {
+                    self.again = Some(self.workloads.clock.instant() + AGAIN);
+                    // Less than was told before would be taken for a withdrawal.
+                    if self.sent.is_some() && !self.has_all(&view) {
+                        continue;
+                    }
+                    if view.identities.is_empty() || self.answer.answer(&view).is_err() {
+                        return Err(status::not_known_now(&self.caller.process, &why));
+                    }
+                    view
+                }
+            };
             if let Some(demand) = &mut self.demand {
                 demand.set(self.answer.wanted(&view));
             }
@@ -129,8 +145,19 @@ impl<A: Answer> State<A> {
                 .check_alive()
                 .map_err(|error| status::peer(&error))?;
             self.sent = Some(made.print);
+            self.had = view
+                .identities
+                .iter()
+                .map(|seen| Arc::clone(&seen.identity.id))
+                .collect();
             return Ok(message);
         }
+    }
+
+    /// Whether no identity is missing that the caller had.
+    fn has_all(&self, view: &View) -> bool {
+        let has = |id: &Arc<str>| view.identities.iter().any(|seen| seen.identity.id == *id);
+        self.had.iter().all(has)
     }
 
     /// Waits for the next reason to look.
@@ -142,6 +169,12 @@ impl<A: Answer> State<A> {
                 Some(_) => std::future::pending().await,
             }
         };
+        let again = async {
+            match self.again {
+                Some(at) => clock.sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.workloads.shutdown.cancelled() => Err(status::stopping()),
@@ -151,6 +184,7 @@ impl<A: Answer> State<A> {
             }
             changed = self.changes.changed() => changed.map_err(|_| status::stopping()),
             () = first => Ok(()),
+            () = again => Ok(()),
         }
     }
 }

@@ -12,7 +12,6 @@ use tonic::codegen::BoxStream;
 use tonic::{Extensions, Request, Response, Status};
 
 use super::caller::Caller;
-use super::limits::{Place, Streams};
 use super::metrics::ServeMetrics;
 use super::tokens::{self, JwtBundles, WitBundles, WitSvids};
 use super::watch::{Answer, watched};
@@ -25,7 +24,6 @@ use crate::peer::Unix;
 pub(super) struct Workloads {
     pub(super) keep: Keep,
     pub(super) unix: Unix,
-    pub(super) streams: Streams,
     pub(super) clock: Clock,
     pub(super) metrics: ServeMetrics,
     pub(super) shutdown: CancellationToken,
@@ -49,7 +47,7 @@ impl SpiffeWorkloadApi for Workloads {
 
     async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let (caller, _place) = self.enter(&extensions)?;
+        let caller = Caller::of(&extensions)?;
         let answer = tokens::jwt_svids(self, &caller, request).await;
         self.metrics.ended("FetchJWTSVID", answer.as_ref().map(drop));
         answer.map(Response::new)
@@ -67,7 +65,7 @@ impl SpiffeWorkloadApi for Workloads {
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let (caller, _place) = self.enter(&extensions)?;
+        let caller = Caller::of(&extensions)?;
         let answer = tokens::validate(self, &caller, request).await;
         self.metrics.ended("ValidateJWTSVID", answer.as_ref().map(drop));
         answer.map(Response::new)
@@ -91,14 +89,7 @@ impl SpiffeWorkloadApi for Workloads {
 
 impl Workloads {
     fn watch<A: Answer>(&self, extensions: &Extensions, answer: A) -> Result<Response<BoxStream<A::Message>>, Status> {
-        let entered = self.enter(extensions);
-        let (caller, place) = entered.inspect_err(|status| self.metrics.ended(A::METHOD, Err(status)))?;
-        Ok(Response::new(watched(self.clone(), caller, answer, place)))
-    }
-
-    fn enter(&self, extensions: &Extensions) -> Result<(Caller, Place), Status> {
         let caller = Caller::of(extensions)?;
-        let place = self.streams.enter(caller.process.uid())?;
-        Ok((caller, place))
+        Ok(Response::new(watched(self.clone(), caller, answer)))
     }
 }

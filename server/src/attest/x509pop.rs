@@ -1,7 +1,8 @@
 //! `x509pop`: a node that already has an X.509 certificate of a known authority proves that it holds the key.
 //!
 //! Messages and rules are those of SPIRE's plugin of this name, so that its agents join too: the node sends its chain, we send 32 random bytes, the node answers
-//! with 32 of its own and a signature over the SHA-256 of both.
+//! with 32 of its own and a signature over the SHA-256 of both. Where the key is on P-384, it may be the SHA-384 of both: ring, with which our attestors sign,
+//! makes no other signature with such a key. A key on P-521, which SPIRE takes too, is refused: ring does not know the curve.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -200,9 +201,13 @@ impl Attempt {
             }
             (Key::P384(point), _, Some(answer)) => {
                 let (message, der) = (self.both(&answer.nonce)?, ecdsa_der(&answer)?);
-                signature::UnparsedPublicKey::new(&signature::ECDSA_P384_SHA256_ASN1, point)
-                    .verify(&message, &der)
-                    .is_ok()
+                [&signature::ECDSA_P384_SHA256_ASN1, &signature::ECDSA_P384_SHA384_ASN1]
+                    .into_iter()
+                    .any(|algorithm| {
+                        signature::UnparsedPublicKey::new(algorithm, point)
+                            .verify(&message, &der)
+                            .is_ok()
+                    })
             }
             _ => return Err(malformed("answer", "it answers another kind of challenge")),
         };
@@ -485,6 +490,52 @@ mod tests {
                 selectors.iter().any(|s| s.starts_with("x509pop:ca:fingerprint:")),
                 "{selectors:?}"
             );
+        }
+    }
+
+    /// What `openssl` makes of `input`, with the key in a file that it is given the path of.
+    fn openssl(key: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.pem");
+        mintmark_runtime::fs::write_new(&path, key.as_bytes(), 0o600).unwrap();
+        let mut command = Command::new("openssl");
+        command
+            .args(arguments)
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap().stdout
+    }
+
+    /// The two numbers of an ECDSA signature in DER.
+    fn numbers(der: &[u8]) -> [&[u8]; 2] {
+        let r = usize::from(der[3]);
+        [&der[4..4 + r], &der[6 + r..]]
+    }
+
+    #[test]
+    fn a_key_on_p384_answers_as_spires_agents_do_or_as_ours_do() {
+        let (authorities, issuer, clock, td) = world();
+        let mut params = rcgen::CertificateParams::default();
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        let leaf = params.signed_by(&key, &issuer).unwrap().der().clone();
+        let node = Node { leaf, key };
+        for (digest, holds) in [("-sha256", true), ("-sha384", true), ("-sha512", false)] {
+            let attempt = Attempt::begin(Some(&authorities), &clock, &td, &payload(&node)).unwrap();
+            let challenge: Challenge = serde_json::from_slice(&attempt.challenge()).unwrap();
+            let theirs = BASE64.decode(challenge.ecdsa_signature.unwrap().nonce).unwrap();
+            let message = [theirs.as_slice(), &[7; NONCE]].concat();
+            let der = openssl(&node.key.serialize_pem(), &["dgst", digest, "-sign"], &message);
+            let [r, s] = numbers(&der).map(|number| BASE64.encode(number));
+            let answer =
+                serde_json::json!({ "ecdsa_signature": { "nonce": BASE64.encode([7; NONCE]), "r": r, "s": s } });
+            let finished = attempt.finish(&serde_json::to_vec(&answer).unwrap());
+            assert_eq!(finished.is_ok(), holds, "{digest}");
         }
     }
 

@@ -1,8 +1,11 @@
 //! The Workload API's part: which identities this process has there.
 
+use mintmark_attestor::serve::LINK;
 use mintmark_proto::workload::{X509svidRequest, X509svidResponse};
+use mintmark_runtime::clock::TimedOut;
 use serde::Serialize;
-use tonic::Code;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -18,6 +21,9 @@ use crate::output::{Table, ago_or_in};
 pub struct WorkloadStatus {
     address: String,
     health: String,
+    /// Whether the attestor has a link to the server: `up` or `down`; none where the other end is no attestor of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<&'static str>,
     identities: Vec<Identity>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
@@ -32,11 +38,11 @@ struct Identity {
 }
 
 pub async fn ask(context: &Context) -> Result<WorkloadStatus, Failure> {
-    let channel = workload_channel(context).await?;
-    let health = health(context, HealthClient::new(channel)).await;
+    let health = HealthClient::new(workload_channel(context).await?);
     let mut status = WorkloadStatus {
         address: context.globals.workload_socket().to_string(),
-        health,
+        health: whole(context, health.clone()).await,
+        link: link(context, health).await,
         identities: Vec::new(),
         refused: None,
     };
@@ -64,18 +70,36 @@ pub async fn ask(context: &Context) -> Result<WorkloadStatus, Failure> {
 }
 
 /// What the standard health service says of the whole.
-async fn health(context: &Context, mut client: HealthClient<tonic::transport::Channel>) -> String {
-    let request = workload_request(HealthCheckRequest { service: String::new() });
-    match context.clock.timeout(context.limit(), client.check(request)).await {
-        Ok(Ok(answer)) => match answer.into_inner().status() {
-            ServingStatus::Serving => "serving".to_owned(),
-            ServingStatus::NotServing => "not serving".to_owned(),
-            ServingStatus::Unknown | ServingStatus::ServiceUnknown => "unknown".to_owned(),
-        },
+async fn whole(context: &Context, client: HealthClient<Channel>) -> String {
+    match check(context, client, "").await {
+        Ok(Ok(ServingStatus::Serving)) => "serving".to_owned(),
+        Ok(Ok(ServingStatus::NotServing)) => "not serving".to_owned(),
+        Ok(Ok(ServingStatus::Unknown | ServingStatus::ServiceUnknown)) => "unknown".to_owned(),
         Ok(Err(status)) if status.code() == Code::Unimplemented => "unknown: it has no health service".to_owned(),
         Ok(Err(status)) => format!("unknown: {}", status_text(&status)),
         Err(late) => format!("unknown: {late}"),
     }
+}
+
+/// What it says of the link, which only an attestor of ours knows.
+async fn link(context: &Context, client: HealthClient<Channel>) -> Option<&'static str> {
+    match check(context, client, LINK).await {
+        Ok(Ok(ServingStatus::Serving)) => Some("up"),
+        Ok(Ok(ServingStatus::NotServing)) => Some("down"),
+        _ => None,
+    }
+}
+
+async fn check(
+    context: &Context,
+    mut client: HealthClient<Channel>,
+    service: &str,
+) -> Result<Result<ServingStatus, Status>, TimedOut> {
+    let request = workload_request(HealthCheckRequest {
+        service: service.to_owned(),
+    });
+    let answer = context.clock.timeout(context.limit(), client.check(request)).await?;
+    Ok(answer.map(|answer| answer.into_inner().status()))
 }
 
 fn identities(answer: &X509svidResponse) -> Result<Vec<Identity>, Failure> {
@@ -101,7 +125,15 @@ fn identities(answer: &X509svidResponse) -> Result<Vec<Identity>, Failure> {
 impl WorkloadStatus {
     pub fn text(&self, now: i64) -> String {
         let uid = nix::unistd::getuid();
-        let mut text = format!("Workload API at {}\n  health  {}\n\n", self.address, self.health);
+        let mut text = format!("Workload API at {}\n  health  {}\n", self.address, self.health);
+        match self.link {
+            Some("down") => {
+                text += "  link    down: the attestor cannot reach the server, and serves what it holds until that ends; its log and /ready say why\n"
+            }
+            Some(link) => text += &format!("  link    {link}\n"),
+            None => {}
+        }
+        text.push('\n');
         if let Some(refused) = &self.refused {
             text += &format!("  no identity for this process (uid {uid}): {refused}\n");
             return text;

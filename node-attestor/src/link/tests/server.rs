@@ -24,7 +24,9 @@ use mintmark_runtime::clock::Clock;
 use mintmark_runtime::net::tcp_listener;
 use mintmark_runtime::tls::{ALPN_H2, ClientAuth, ConnectInfo, TlsLimits, TrustAnchors, incoming, server_config};
 use prost::{Message as _, Name as _};
-use ring::signature::{ECDSA_P256_SHA256_ASN1, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
+};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -206,9 +208,11 @@ fn check(answer: &serde_json::Value, is_rsa: bool, key: &[u8]) {
     };
     let body = [integer(part("r")), integer(part("s"))].concat();
     let der = [vec![0x30, u8::try_from(body.len()).unwrap()], body].concat();
-    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key)
-        .verify(&message, &der)
-        .unwrap();
+    let algorithm: &dyn VerificationAlgorithm = match key.len() {
+        65 => &ECDSA_P256_SHA256_ASN1,
+        _ => &ECDSA_P384_SHA384_ASN1,
+    };
+    UnparsedPublicKey::new(algorithm, key).verify(&message, &der).unwrap();
 }
 
 #[tonic::async_trait]
@@ -282,6 +286,18 @@ impl FakeLink {
             match message.unwrap().unwrap().message.unwrap() {
                 from_node::Message::Ack(Ack { sequence }) => self.acknowledged = sequence,
                 other => return other,
+            }
+        }
+    }
+
+    /// Waits until this update is acknowledged.
+    pub(super) async fn acknowledgement(&mut self, wanted: u64) {
+        while self.acknowledged < wanted {
+            let message = tokio::time::timeout(DEADLINE, self.inbound.message())
+                .await
+                .expect("a message in time");
+            if let Some(from_node::Message::Ack(Ack { sequence })) = message.unwrap().unwrap().message {
+                self.acknowledged = sequence;
             }
         }
     }

@@ -1,4 +1,5 @@
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 
@@ -8,7 +9,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 
-type Incoming = Pin<Box<dyn Stream<Item = std::io::Result<Accepted<UnixStream>>> + Send>>;
+type Incoming = Pin<Box<dyn Stream<Item = io::Result<Accepted<UnixStream>>> + Send>>;
 
 /// A socket that anybody may connect to.
 struct Door {
@@ -69,7 +70,7 @@ impl Caller {
         use std::io::{BufRead as _, Write as _};
         self.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
         let mut line = String::new();
-        std::io::BufReader::new(self.child.stdout.as_mut().unwrap())
+        io::BufReader::new(self.child.stdout.as_mut().unwrap())
             .read_line(&mut line)
             .unwrap();
     }
@@ -193,4 +194,116 @@ async fn a_process_that_has_ended_is_nobody() {
         attestor(1 << 30).attest(&caller.process, ALL).await,
         Err(PeerError::Ended(_))
     ));
+}
+
+/// A program of its own that runs; it ends when this is dropped.
+struct Running {
+    dir: tempfile::TempDir,
+    child: Child,
+}
+
+impl Running {
+    fn new(name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join(name);
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let child = Command::new(program).arg("600").spawn().unwrap();
+        Self { dir, child }
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_program_that_was_replaced_keeps_its_path_and_a_name_makes_none() {
+    for name in ["program", "program (deleted)"] {
+        let running = Running::new(name);
+        let (path, shown) = (running.path(name), || program_path(running.pid()).unwrap().unwrap());
+        assert_eq!(Path::new(&shown()), path);
+        // As a package manager does it.
+        std::fs::copy("/bin/true", running.path("new")).unwrap();
+        std::fs::rename(running.path("new"), &path).unwrap();
+        assert_eq!(Path::new(&shown()), path);
+    }
+    // One that has another name still is not that of its old one.
+    let running = Running::new("program");
+    std::fs::hard_link(running.path("program"), running.path("other")).unwrap();
+    std::fs::remove_file(running.path("program")).unwrap();
+    assert!(
+        program_path(running.pid())
+            .unwrap()
+            .unwrap()
+            .ends_with("program (deleted)")
+    );
+}
+
+#[tokio::test]
+async fn a_program_that_was_changed_just_now_is_read_each_time() {
+    let running = Running::new("program");
+    let now = Clock::system().unix();
+    for (at, remembered) in [(now, 0), (now + 60, 1)] {
+        let unix = Unix::new(
+            UnixLimits { program_bytes: 1 << 30 },
+            BlockingPool::new("attest", 1, 8),
+            Clock::manual(at),
+        );
+        let found = unix.digests.of(running.pid()).await;
+        let found = found.map_err(|unknown| unknown.why).unwrap();
+        let expected = ring::digest::digest(&SHA256, &std::fs::read(running.path("program")).unwrap());
+        assert_eq!(found, expected.as_ref());
+        assert_eq!(unix.digests.known().len(), remembered, "{at}");
+    }
+}
+
+#[tokio::test]
+async fn many_who_ask_at_once_are_all_found_out() {
+    let mut door = Door::new();
+    let caller = door.caller("", "").await;
+    // Fewer threads and places than there are who ask.
+    let unix = Unix::new(
+        UnixLimits { program_bytes: 1 << 30 },
+        BlockingPool::new("attest", 1, 1),
+        Clock::system(),
+    );
+    let all = futures::future::join_all((0..50).map(|_| unix.attest(&caller.process, ALL))).await;
+    for attested in all {
+        let attested = attested.unwrap();
+        assert!(
+            attested.is_sure && attested.missing.is_empty(),
+            "{:?}",
+            attested.missing
+        );
+        let values: Vec<_> = attested.selectors.iter().map(|one| one.value()).collect();
+        for kind in ["sha256:", "user:"] {
+            assert!(values.iter().any(|value| value.starts_with(kind)), "{kind}: {values:?}");
+        }
+    }
+    assert!(unix.turns.0.lock().unwrap().len() <= 1);
+}
+
+#[tokio::test]
+async fn the_callers_of_one_user_wait_for_each_other_and_for_nobody_else() {
+    let turns = Turns::default();
+    let first = turns.take(1).await;
+    let mut second = std::pin::pin!(turns.take(1));
+    assert!(futures::poll!(&mut second).is_pending());
+    drop(turns.take(2).await);
+    assert!(futures::poll!(&mut second).is_pending());
+    drop(first);
+    drop(second.await);
+    drop(turns.take(3).await);
+    assert_eq!(turns.0.lock().unwrap().len(), 1);
 }
