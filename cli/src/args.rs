@@ -1,15 +1,19 @@
 //! What was typed: the options that every command has, and the commands.
 
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod reference;
 mod values;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser};
 use mintmark_identity::{SpiffeId, Ttl};
 
 use crate::command::Command;
+use crate::failure::Failure;
 
 pub use values::{Expiry, HostPort, Seconds, SocketPath, WorkloadSocket};
 
@@ -17,6 +21,8 @@ pub use values::{Expiry, HostPort, Seconds, SocketPath, WorkloadSocket};
 pub const DEFAULT_SOCKET: &str = "unix:///run/mintmark/agent/api.sock";
 /// Where the server's admin socket is unless told otherwise.
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/mintmark/server/api.sock";
+const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
+const ADMIN_SOCKET_VARIABLE: &str = "MINTMARK_ADMIN_SOCKET";
 
 const EXAMPLES: &str = "\
 Begin here:
@@ -47,24 +53,12 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
-    /// The Workload API socket: unix:///path, a path, or tcp://IP:PORT [default: unix:///run/mintmark/agent/api.sock]
-    #[arg(
-        long,
-        global = true,
-        env = "SPIFFE_ENDPOINT_SOCKET",
-        hide_env_values = true,
-        value_name = "SOCKET"
-    )]
+    /// The Workload API socket: unix:///path, a path, or tcp://IP:PORT [env: SPIFFE_ENDPOINT_SOCKET] [default: unix:///run/mintmark/agent/api.sock]
+    #[arg(long, global = true, value_name = "SOCKET")]
     pub socket: Option<WorkloadSocket>,
 
-    /// The server's admin socket [default: /run/mintmark/server/api.sock]
-    #[arg(
-        long,
-        global = true,
-        env = "MINTMARK_ADMIN_SOCKET",
-        hide_env_values = true,
-        value_name = "PATH"
-    )]
+    /// The server's admin socket [env: MINTMARK_ADMIN_SOCKET] [default: /run/mintmark/server/api.sock]
+    #[arg(long, global = true, value_name = "PATH")]
     pub admin_socket: Option<SocketPath>,
 
     /// Ask the server at this address instead, with an admin SVID from the Workload API socket
@@ -94,6 +88,21 @@ pub enum Format {
 }
 
 impl Globals {
+    /// Where no option names a socket, the environment does. Not by the parser: what somebody exported would stand in the way of `--server`, and be shown among the
+    /// arguments when something else is wrong.
+    ///
+    /// # Errors
+    /// When a variable holds what is no socket.
+    pub fn or_environment(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+        if self.socket.is_none() {
+            self.socket = parsed(SOCKET_VARIABLE, &variable)?;
+        }
+        if self.admin_socket.is_none() && self.server.is_none() {
+            self.admin_socket = parsed(ADMIN_SOCKET_VARIABLE, &variable)?;
+        }
+        Ok(self)
+    }
+
     /// The Workload API socket that was named, or the default one.
     pub fn workload_socket(&self) -> WorkloadSocket {
         self.socket
@@ -109,6 +118,17 @@ impl Globals {
     }
 }
 
+/// What a variable says; one that is empty says nothing.
+fn parsed<T: FromStr<Err = String>>(
+    name: &str,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<T>, Failure> {
+    let text = variable(name).filter(|text| !text.is_empty());
+    text.map(|text| text.parse())
+        .transpose()
+        .map_err(|why| Failure::Usage(format!("environment variable {name}: {why}")))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -120,6 +140,37 @@ mod tests {
         Cli::command().debug_assert();
         let globals = Cli::parse_from(["mintmark", "version"]).globals;
         assert_eq!(globals.workload_socket().to_string(), DEFAULT_SOCKET);
+    }
+
+    #[test]
+    fn the_environment_names_a_socket_where_no_option_does() {
+        let globals = |arguments: &[&str], variables: &[(&str, &str)]| {
+            let globals = Cli::parse_from(["mintmark"].iter().chain(arguments)).globals;
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, text)| (*text).to_owned())
+            };
+            globals.or_environment(variable).map_err(|failure| failure.to_string())
+        };
+        let both = [(SOCKET_VARIABLE, "unix:///e"), (ADMIN_SOCKET_VARIABLE, "/e")];
+        let named = globals(&["status"], &both).unwrap();
+        assert_eq!(
+            (named.workload_socket().to_string(), named.admin_socket()),
+            ("unix:///e".into(), "/e".into())
+        );
+        let named = globals(&["status", "--socket", "/o", "--admin-socket", "/o"], &both).unwrap();
+        assert_eq!(
+            (named.workload_socket().to_string(), named.admin_socket()),
+            ("unix:///o".into(), "/o".into())
+        );
+        // Whoever exported the sockets of `mintmark dev` may still ask another server.
+        let named = globals(&["status", "--server", "other:8081"], &both).unwrap();
+        assert!(named.admin_socket.is_none() && named.server.is_some());
+        let empty = [(SOCKET_VARIABLE, ""), (ADMIN_SOCKET_VARIABLE, "")];
+        let named = globals(&["status"], &empty).unwrap();
+        assert_eq!(named.workload_socket().to_string(), DEFAULT_SOCKET);
+        let error = globals(&["status"], &[(SOCKET_VARIABLE, "http://a")]).unwrap_err();
+        assert!(error.contains(SOCKET_VARIABLE) && error.contains("http://a"), "{error}");
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub const MAX_ANSWER: usize = 64 << 20;
 /// What the connectors of Unix sockets do not look at, and HTTP needs.
 const NOWHERE: &str = "http://localhost";
 
+/// Said of a method that the other end does not know. It may be another one's socket: the two are easily swapped.
+const NOT_SERVED: &str = "nobody serves that there: a server that does not have it, or the other program's socket \
+    (SPIFFE_ENDPOINT_SOCKET is the attestor's, MINTMARK_ADMIN_SOCKET the server's)";
+
 /// A client of one of the server's services: `admin!(EntryClient, context)`.
 macro_rules! admin {
     ($client:ident, $context:expr) => {
@@ -43,7 +47,7 @@ pub async fn server(context: &Context) -> Result<Channel, Failure> {
     let path = context.globals.admin_socket();
     connect_unix(context, &path)
         .await
-        .map_err(|error| Failure::Refused(admin_text(&path, &error)))
+        .map_err(|error| error.failure(admin_text(&path, &error)))
 }
 
 /// A client of the Workload API.
@@ -70,7 +74,7 @@ pub async fn workload_channel(context: &Context) -> Result<Channel, Failure> {
             .await
         }
     };
-    connected.map_err(|error| Failure::Refused(workload_text(&socket, &error)))
+    connected.map_err(|error| error.failure(workload_text(&socket, &error)))
 }
 
 /// A request to the Workload API carries this header (Workload Endpoint §6): what cannot set it, a browser for one, gets nothing.
@@ -112,6 +116,13 @@ struct Unreachable {
 }
 
 impl Unreachable {
+    fn failure(&self, text: String) -> Failure {
+        match self.kind {
+            Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Failure::Absent(text),
+            _ => Failure::Refused(text),
+        }
+    }
+
     fn of(error: &(dyn Error + 'static)) -> Self {
         let mut last = error;
         let mut cause = Some(error);
@@ -173,7 +184,7 @@ pub fn status_text(status: &Status) -> String {
         message => message.to_owned(),
     };
     let kind = match status.code() {
-        Code::Unimplemented => return "not served by this server yet".to_owned(),
+        Code::Unimplemented => return NOT_SERVED.to_owned(),
         Code::Cancelled => "cancelled",
         Code::InvalidArgument => "invalid argument",
         Code::DeadlineExceeded => "too late",
@@ -216,7 +227,7 @@ mod tests {
             (Status::not_found("no entry a"), "no entry a (not found)"),
             (Status::not_found("entry a not found"), "entry a not found"),
             (Status::permission_denied(""), "permission denied"),
-            (Status::unimplemented("whatever"), "not served by this server yet"),
+            (Status::unimplemented("whatever"), NOT_SERVED),
         ] {
             assert_eq!(status_text(&status), text);
         }

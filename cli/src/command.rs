@@ -54,7 +54,7 @@ pub enum Command {
     /// Trust bundles, our own and federated ones
     #[command(subcommand)]
     Bundle(bundle::Bundle),
-    /// Trust domains that we federate with
+    /// Trust domains that we federate with; not served by Mintmark's server yet
     #[command(subcommand)]
     Federation(federation::Federation),
     /// Authorities: the keys that sign, and when they change

@@ -269,7 +269,7 @@ fn in_use(error: &LockError) -> Failure {
             "`mintmark dev` runs in {} already, as process {pid}; stop it (kill {pid}), or use another --dir",
             dir.display()
         )),
-        other => refused(other),
+        other => Failure::Refused(format!("{other}; if it is another user's, --dir names another place")),
     }
 }
 

@@ -12,6 +12,9 @@ pub enum Failure {
     /// It was refused, not found or not possible: exit status 1.
     #[error("{0}")]
     Refused(String),
+    /// There is nothing where we were to ask, or it is not for us: exit status 1.
+    #[error("{0}")]
+    Absent(String),
     /// Whoever reads our output had enough of it, or it cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -24,7 +27,7 @@ impl Failure {
             // `mintmark entry list | head` is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Self::Usage(_) => self.tell(2),
-            Self::Refused(_) | Self::Output(_) => self.tell(1),
+            Self::Refused(_) | Self::Absent(_) | Self::Output(_) => self.tell(1),
         }
     }
 

@@ -53,6 +53,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;
-    let context = Context::new(cli.globals);
+    let globals = cli.globals.or_environment(|name| std::env::var(name).ok())?;
+    let context = Context::new(globals);
     runtime.block_on(command::run(cli.command, &context))
 }

@@ -31,7 +31,7 @@ use mintmark_runtime::tls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::keep::{NewKey, Sealer};
+use crate::keep::{NewKey, Sealer, signer};
 use files::Files;
 
 pub use bootstrap::{BootstrapError, Trust};
@@ -82,6 +82,8 @@ pub struct Node {
     pub renew_at: i64,
     /// Whether it attests anew instead of renewing.
     pub reattests: bool,
+    /// The key identifier of the authority that signed its SVID, if it is said.
+    pub authority: Option<Vec<u8>>,
 }
 
 /// Why the node has no SVID.
@@ -102,7 +104,7 @@ pub enum JoinError {
     #[error("the server refuses this node: {0}")]
     Refused(Refusal),
     /// The server answered with an error.
-    #[error("the server answered {code}: {message}")]
+    #[error("the server answered {code:?}: {message}")]
     Status {
         /// Which.
         code: tonic::Code,
@@ -437,6 +439,11 @@ fn node(own: &files::Own) -> Node {
         not_after: own.not_after,
         renew_at: own.from + half,
         reattests: own.reattests,
+        authority: own
+            .chain
+            .first()
+            .and_then(|first| Leaf::parse(first).ok())
+            .and_then(|leaf| signer(&leaf, &own.chain)),
     }
 }
 

@@ -41,6 +41,7 @@ pub(crate) use bundles::bundle as bundle_of;
 pub use cache::{Cache, CacheError, Sealer};
 pub use identity::Identity;
 pub use keys::{NewKey, SecretText};
+pub(crate) use slot::signer;
 pub use slot::{WitSvid, X509Svid};
 pub use state::Kind;
 pub use summary::{Summary, register};

@@ -1,4 +1,5 @@
 //! `mintmark-attestor`: the per-node attestor.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,10 +18,21 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Proves which node this is, and gives the processes on it their SPIFFE identities over the Workload API.
 #[derive(Parser)]
-#[command(name = "mintmark-attestor", version)]
+#[command(name = "mintmark-attestor", version, disable_help_subcommand = true, after_help = EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// How the answer is printed: text for people, json for scripts. What is logged follows `[log] format`.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORMAT", hide_possible_values = true)]
+    output: Output,
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 done, 1 refused (with the reason on standard error), 2 wrong usage.";
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
 }
 
 #[derive(Subcommand)]
@@ -33,16 +45,17 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Options {
-    /// The configuration, a TOML file; every key is also a variable, MINTMARK_CONFIG_SECTION__KEY.
-    #[arg(long, short, env = "MINTMARK_CONFIG")]
+    /// The configuration; without it there are the defaults and MINTMARK_CONFIG_… variables.
+    #[arg(long, short, value_name = "FILE", env = "MINTMARK_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     crypto::install();
-    let done = match Cli::parse().command {
+    let cli = Cli::parse();
+    let done = match cli.command {
         Command::Run(options) => run(&options),
-        Command::Validate(options) => validate(&options),
+        Command::Validate(options) => validate(&options, cli.output),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,13 +67,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn validate(options: &Options) -> anyhow::Result<()> {
+#[expect(clippy::print_stdout, reason = "this is a command's output")]
+fn validate(options: &Options, output: Output) -> anyhow::Result<()> {
     let Loaded { value, warnings } = Config::load(options.config.as_deref(), environment())?;
     value.log.check()?;
-    for warning in warnings.into_iter().chain(value.check()?) {
+    let warnings: Vec<_> = warnings.into_iter().chain(value.check()?).collect();
+    for warning in &warnings {
         say(&format!("warning: {warning}"));
     }
-    say("the configuration is good");
+    match output {
+        Output::Text => println!("the configuration is good"),
+        Output::Json => println!("{}", serde_json::json!({ "valid": true, "warnings": warnings })),
+    }
     Ok(())
 }
 
@@ -105,4 +123,29 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 #[expect(clippy::print_stderr, reason = "what a command says goes to standard error")]
 fn say(text: &str) {
     eprintln!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_reference_is_what_help_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/programs.md");
+        let reference = std::fs::read_to_string(path).unwrap();
+        let mut root = Cli::command().term_width(140);
+        root.build();
+        let all = root.get_subcommands().cloned().collect::<Vec<_>>();
+        for mut command in std::iter::once(root).chain(all) {
+            let help = command.render_help().to_string();
+            let lines: Vec<_> = help.trim_end().lines().map(str::trim_end).collect();
+            let block = format!("```\n{}\n```", lines.join("\n"));
+            assert!(
+                reference.contains(&block),
+                "docs/reference/programs.md should hold\n{block}"
+            );
+        }
+    }
 }

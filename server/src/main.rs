@@ -1,4 +1,5 @@
 //! The issuer's binary: `mintmark-server run|validate|backup|restore`.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,16 +11,28 @@ use mintmark_runtime::config::{Loaded, environment};
 use mintmark_runtime::{crypto, telemetry};
 use mintmark_server::config::{Config, InvalidConfig};
 use mintmark_server::server::{self, Options, Server};
+use serde_json::json;
 
 /// How long the log may take to be written at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// Issues SPIFFE identities: X.509-SVIDs, JWT-SVIDs and WIT-SVIDs, each logged before it is signed.
 #[derive(Parser)]
-#[command(name = "mintmark-server", version, disable_help_subcommand = true)]
+#[command(name = "mintmark-server", version, disable_help_subcommand = true, after_help = EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// How the answer is printed: text for people, json for scripts. What is logged follows `[log] format`.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORMAT", hide_possible_values = true)]
+    output: Output,
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 done, 1 refused (with the reason on standard error), 2 wrong usage.";
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
 }
 
 #[derive(Subcommand)]
@@ -49,7 +62,7 @@ enum Command {
 #[derive(clap::Args)]
 struct Configured {
     /// The configuration; without it there are the defaults and MINTMARK_CONFIG_… variables.
-    #[arg(long, value_name = "FILE", env = "MINTMARK_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "MINTMARK_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }
 
@@ -64,9 +77,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Command::Run(configured) => finish(run(&configured)),
-        Command::Validate(configured) => finish(validate(&configured)),
-        Command::Backup { configured, write } => finish(backup(&configured, &write)),
-        Command::Restore { configured, file } => finish(restore(&configured, &file)),
+        Command::Validate(configured) => finish(validate(&configured, cli.output)),
+        Command::Backup { configured, write } => finish(backup(&configured, &write, cli.output)),
+        Command::Restore { configured, file } => finish(restore(&configured, &file, cli.output)),
     }
 }
 
@@ -92,7 +105,7 @@ fn run(configured: &Configured) -> anyhow::Result<()> {
     }
     runtime()?.block_on(async {
         let log = telemetry::init(&config.log)?;
-        for warning in &warnings {
+        for warning in warnings {
             tracing::warn!("{warning}");
         }
         let options = Options {
@@ -109,43 +122,52 @@ fn run(configured: &Configured) -> anyhow::Result<()> {
     })
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command's output")]
-fn validate(configured: &Configured) -> anyhow::Result<()> {
+#[expect(clippy::print_stderr, reason = "this is a command's output")]
+fn validate(configured: &Configured, output: Output) -> anyhow::Result<()> {
     let Loaded {
         value: config,
         warnings,
     } = configured.load()?;
     config.log.check()?;
-    for warning in warnings.into_iter().chain(config.check()?) {
+    let warnings: Vec<_> = warnings.into_iter().chain(config.check()?).collect();
+    for warning in &warnings {
         eprintln!("warning: {warning}");
     }
-    print!("{}", config.effective());
+    let effective = config.effective();
+    let as_json: serde_json::Value = toml::from_str(&effective)?;
+    let answer = json!({ "valid": true, "warnings": warnings, "configuration": as_json });
+    answer_with(output, &answer, effective.trim_end());
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "this is a command's output")]
-fn backup(configured: &Configured, file: &std::path::Path) -> anyhow::Result<()> {
+fn backup(configured: &Configured, file: &std::path::Path, output: Output) -> anyhow::Result<()> {
     let config = configured.load()?.value;
-    let revision = server::backup(&config, file)?;
-    println!(
-        "wrote revision {revision} of {} to {}",
-        config.store_dir().display(),
-        file.display()
-    );
+    let (revision, store) = (server::backup(&config, file)?, config.store_dir());
+    let answer = json!({ "revision": revision, "store": store, "file": file });
+    let text = format!("wrote revision {revision} of {} to {}", store.display(), file.display());
+    answer_with(output, &answer, &text);
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "this is a command's output")]
-fn restore(configured: &Configured, file: &std::path::Path) -> anyhow::Result<()> {
+fn restore(configured: &Configured, file: &std::path::Path, output: Output) -> anyhow::Result<()> {
     let config = configured.load()?.value;
     let restored = runtime()?.block_on(server::restore(&config, file))?;
-    println!(
-        "restored revision {} to {}; the server goes on in issuance log {}",
-        restored.revision,
-        config.store_dir().display(),
-        restored.log
+    let (revision, store, log) = (restored.revision, config.store_dir(), restored.log);
+    let answer = json!({ "revision": revision, "store": store, "log": log });
+    let text = format!(
+        "restored revision {revision} to {}; the server goes on in issuance log {log}",
+        store.display()
     );
+    answer_with(output, &answer, &text);
     Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command's output")]
+fn answer_with(output: Output, json: &serde_json::Value, text: &str) {
+    match output {
+        Output::Text => println!("{text}"),
+        Output::Json => println!("{json}"),
+    }
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
@@ -153,4 +175,29 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .enable_all()
         .thread_name("worker")
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_reference_is_what_help_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/programs.md");
+        let reference = std::fs::read_to_string(path).unwrap();
+        let mut root = Cli::command().term_width(140);
+        root.build();
+        let all = root.get_subcommands().cloned().collect::<Vec<_>>();
+        for mut command in std::iter::once(root).chain(all) {
+            let help = command.render_help().to_string();
+            let lines: Vec<_> = help.trim_end().lines().map(str::trim_end).collect();
+            let block = format!("```\n{}\n```", lines.join("\n"));
+            assert!(
+                reference.contains(&block),
+                "docs/reference/programs.md should hold\n{block}"
+            );
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The server from afar: its API over mutual TLS, with an admin SVID that the Workload API gives us.
 
+use std::io;
+
 use mintmark_identity::SpiffeId;
 use mintmark_proto::workload::{X509svid, X509svidRequest};
 use mintmark_runtime::tls::{
@@ -68,5 +70,11 @@ async fn own_svid(context: &Context) -> Result<X509svid, Failure> {
 }
 
 fn text(address: &HostPort, id: &SpiffeId, error: &Unreachable) -> String {
-    format!("cannot reach the server at {address} as {id}: {}", error.text)
+    let hint = match error.kind {
+        Some(io::ErrorKind::ConnectionRefused) => {
+            "; is the server running, and is that the port of its API (`listen.api`, 8081 unless configured)?"
+        }
+        _ => "",
+    };
+    format!("cannot reach the server at {address} as {id}: {}{hint}", error.text)
 }

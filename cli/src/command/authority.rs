@@ -32,15 +32,9 @@ pub enum Authority {
 
 #[derive(Debug, Args)]
 pub struct Which {
-    /// The authority's ID, as `show` tells it; without it the server takes the one that fits, if there is one only
+    /// The authority's ID, as `show` tells it
     #[arg(long, value_name = "ID")]
-    authority_id: Option<String>,
-}
-
-impl Which {
-    fn id(self) -> String {
-        self.authority_id.unwrap_or_default()
-    }
+    authority_id: String,
 }
 
 /// The verbs of one kind of authority: the enum of subcommands, and their calls.
@@ -87,17 +81,17 @@ macro_rules! verbs {
                     }
                     Self::Activate(which) => {
                         let action = concat!("activate an authority for ", $credentials);
-                        let answer = context.ask(action, client.$activate($activates { authority_id: which.id() })).await?;
+                        let answer = context.ask(action, client.$activate($activates { authority_id: which.authority_id })).await?;
                         context.out.message(&answer, |answer| fields(now, "activated", &answer.activated_authority))
                     }
                     Self::Taint(which) => {
                         let action = concat!("taint an authority for ", $credentials);
-                        let answer = context.ask(action, client.$taint($taints { authority_id: which.id() })).await?;
+                        let answer = context.ask(action, client.$taint($taints { authority_id: which.authority_id })).await?;
                         context.out.message(&answer, |answer| fields(now, "tainted", &answer.tainted_authority))
                     }
                     Self::Revoke(which) => {
                         let action = concat!("revoke an authority for ", $credentials);
-                        let answer = context.ask(action, client.$revoke($revokes { authority_id: which.id() })).await?;
+                        let answer = context.ask(action, client.$revoke($revokes { authority_id: which.authority_id })).await?;
                         context.out.message(&answer, |answer| fields(now, "revoked", &answer.revoked_authority))
                     }
                 }

@@ -14,7 +14,6 @@ use mintmark_proto::spire::server::bundle::{
 };
 use mintmark_proto::spire::types;
 
-use super::files::read_input;
 use crate::client::{admin, result_text};
 use crate::context::Context;
 use crate::failure::{Failure, refused};
@@ -34,16 +33,22 @@ Examples:
   mintmark bundle list --id example.com --format spiffe";
 const SET: &str = "\
 Example:
-  mintmark bundle set --id example.com --format spiffe --path example.com.json";
+  mintmark bundle set --id example.com --format spiffe --path example.com.json
+
+Mintmark's server does not serve this yet: federation comes later.";
 const APPEND: &str = "\
 Example:
-  mintmark bundle append --path other-root.pem        # believe what another root of our trust domain signed";
+  mintmark bundle append --path other-root.pem        # believe what another root of our trust domain signed
+
+Mintmark's server does not serve this yet.";
 const DELETE: &str = "\
 Examples:
   mintmark bundle delete --id example.com
   mintmark bundle delete --id example.com --mode dissociate     # entries that federate with it no longer do";
 
 /// Trust bundles, our own and federated ones
+///
+/// Mintmark's server gives out its own bundle; it does not take authorities of others or federated bundles yet.
 #[derive(Debug, Subcommand)]
 pub enum Bundle {
     /// Show our own bundle
@@ -195,7 +200,7 @@ impl List {
 
 impl Set {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let bundle = from_file(&read_input(&self.path)?, self.format, &self.id)?;
+        let bundle = from_file(&self.path, self.format, &self.id)?;
         let mut client = admin!(BundleClient, context);
         let request = BatchSetFederatedBundleRequest {
             bundle: vec![bundle],
@@ -217,14 +222,13 @@ impl Set {
 
 impl Append {
     async fn run(self, context: &Context) -> Result<(), Failure> {
-        let bytes = read_input(&self.path)?;
         let mut client = admin!(BundleClient, context);
         let request = GetBundleRequest { output_mask: None };
         let own = context
             .ask("ask for the trust domain", client.get_bundle(request))
             .await?;
         let own = trust_domain(&own.trust_domain).map_err(refused)?;
-        let bundle = from_file(&bytes, self.format, &own)?;
+        let bundle = from_file(&self.path, self.format, &own)?;
         let request = AppendBundleRequest {
             x509_authorities: bundle.x509_authorities,
             jwt_authorities: bundle.jwt_authorities,

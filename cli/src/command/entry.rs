@@ -89,7 +89,7 @@ pub struct Create {
     /// It makes its holder an administrator of the server
     #[arg(long)]
     admin: bool,
-    /// It makes its holder a subordinate authority
+    /// It makes its holder a subordinate authority; the server keeps that, and serves none yet
     #[arg(long)]
     downstream: bool,
     /// Take entries from this JSON file; - for standard input
@@ -108,7 +108,7 @@ pub struct Optional {
     /// A DNS name for its certificates; several times for several
     #[arg(long = "dns", value_name = "NAME")]
     dns_names: Vec<String>,
-    /// A trust domain whose bundle its holder gets; several times for several
+    /// A trust domain whose bundle its holder gets, once there is one (federation comes later); several times for several
     #[arg(long, value_name = "TRUST-DOMAIN")]
     federates_with: Vec<String>,
     /// Tells several identities of one process apart
@@ -138,7 +138,7 @@ pub struct Update {
     /// Whether it makes its holder an administrator of the server
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     admin: Option<bool>,
-    /// Whether it makes its holder a subordinate authority
+    /// Whether it makes its holder a subordinate authority; the server keeps that, and serves none yet
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     downstream: Option<bool>,
     /// Take whole entries with their IDs from this JSON file; - for standard input

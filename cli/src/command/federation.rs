@@ -14,7 +14,6 @@ use mintmark_proto::spire::types;
 use mintmark_proto::spire::types::federation_relationship::BundleEndpointProfile;
 
 use super::bundle::{BundleFormat, failure, from_file, trust_domain};
-use super::files::read_input;
 use crate::client::admin;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -26,21 +25,31 @@ const CREATE: &str = "\
 Examples:
   mintmark federation create --trust-domain example.com --url https://spiffe.example.com/bundle --profile https_web
   mintmark federation create --trust-domain example.com --url https://spiffe.example.com:8443 --profile https_spiffe \\
-      --endpoint-spiffe-id spiffe://example.com/spire/server --bundle example.com.json --bundle-format spiffe";
+      --endpoint-spiffe-id spiffe://example.com/spire/server --bundle example.com.json --bundle-format spiffe
+
+Mintmark's server does not serve this yet: federation comes later.";
 const UPDATE: &str = "\
 Example:
-  mintmark federation update --trust-domain example.com --url https://bundles.example.com --profile https_web";
+  mintmark federation update --trust-domain example.com --url https://bundles.example.com --profile https_web
+
+Mintmark's server does not serve this yet: federation comes later.";
 const LIST: &str = "\
 Example:
-  mintmark federation list";
+  mintmark federation list
+
+Mintmark's server does not serve this yet: federation comes later.";
 const DELETE: &str = "\
 Example:
-  mintmark federation delete --id example.com";
+  mintmark federation delete --id example.com
+
+Mintmark's server does not serve this yet: federation comes later.";
 const REFRESH: &str = "\
 Example:
-  mintmark federation refresh --id example.com";
+  mintmark federation refresh --id example.com
 
-/// Trust domains that we federate with
+Mintmark's server does not serve this yet: federation comes later.";
+
+/// Trust domains that we federate with; not served by Mintmark's server yet
 #[derive(Debug, Subcommand)]
 pub enum Federation {
     /// Federate with a trust domain: its bundle is fetched from where it publishes it
@@ -109,7 +118,7 @@ impl Relationship {
             }),
         };
         let bundle = match &self.bundle {
-            Some(path) => Some(from_file(&read_input(path)?, self.bundle_format, &self.trust_domain)?),
+            Some(path) => Some(from_file(path, self.bundle_format, &self.trust_domain)?),
             None => None,
         };
         Ok(types::FederationRelationship {

@@ -81,13 +81,15 @@ pub async fn first<T>(
     }
 }
 
-/// What may help whoever is refused an identity.
+/// What may help whoever is refused an identity, where the refusal does not say it itself, as the attestor's does.
 pub(super) fn with_hint(failure: Failure) -> Failure {
     match failure {
-        Failure::Refused(text) if text.contains("permission denied") => Failure::Refused(format!(
-            "{text}; no entry's selectors fit this process (uid {}): `mintmark entry list` shows those there are, `mintmark entry create --help` how to make one",
-            nix::unistd::getuid()
-        )),
+        Failure::Refused(text) if text.contains("no identity issued") && !text.contains("mintmark entry") => {
+            Failure::Refused(format!(
+                "{text}; no entry's selectors fit this process (uid {}): `mintmark entry list` shows those there are, `mintmark entry create --help` how to make one",
+                nix::unistd::getuid()
+            ))
+        }
         other => other,
     }
 }

@@ -15,7 +15,7 @@ Examples:
   mintmark status                                       # both sockets, as far as they answer
   mintmark status --admin-socket /run/mintmark/server/api.sock --output json | jq .server.attention
 
-A socket that is named, by option or environment, must answer; the default ones need not both be there.";
+A socket that is named, by option or environment, must answer. Of the default ones, one may be missing or not for this user.";
 
 /// What both say.
 #[derive(Serialize)]
@@ -64,13 +64,30 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// A default socket that does not answer is no problem where the other one does.
+/// A default socket that is missing or not for us is no problem where the other one answers.
 fn keep<T>(answer: Result<T, Failure>, named: bool, problems: &mut Vec<String>) -> Option<T> {
     answer
         .map_err(|failure| {
-            if named {
+            if named || !matches!(failure, Failure::Absent(_)) {
                 problems.push(failure.to_string());
             }
         })
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_socket_may_be_missing_but_not_silent() {
+        let problems = |failure, named| {
+            let mut problems = Vec::new();
+            assert_eq!(keep::<()>(Err(failure), named, &mut problems), None);
+            problems.len()
+        };
+        assert_eq!(problems(Failure::Absent("no socket".into()), false), 0);
+        assert_eq!(problems(Failure::Absent("no socket".into()), true), 1);
+        assert_eq!(problems(refused("no answer"), false), 1);
+    }
 }

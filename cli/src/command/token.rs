@@ -35,7 +35,7 @@ pub struct Create {
     /// A second name for the node that joins with it
     #[arg(long, value_name = "ID")]
     spiffe_id: Option<SpiffeId>,
-    /// The token itself, instead of a random one; whoever can guess it can join
+    /// The token itself, instead of a random one, 16 characters or more; whoever can guess it can join
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
 }

@@ -27,7 +27,7 @@ pub struct Layout {
 impl Layout {
     /// Makes the directory where it is missing. Others may enter it, to reach the Workload API; what is secret is in directories that they may not.
     pub fn of(dir: &Path) -> Result<Self, Failure> {
-        ensure_dir(dir, 0o755).map_err(refused)?;
+        ensure_dir(dir, 0o755).map_err(|error| Failure::Refused(format!("{error}; --dir names another place")))?;
         let dir = dir
             .canonicalize()
             .map_err(|error| Failure::Refused(format!("cannot find {}: {error}", dir.display())))?;

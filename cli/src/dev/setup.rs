@@ -133,7 +133,8 @@ impl Setup {
         Ok((node, svid))
     }
 
-    /// Nodes of earlier starts whose SVID ended before the next start, and tokens that were not needed: their names go, so that they do not pile up.
+    /// Nodes of earlier starts whose SVID ended before the next start, and tokens that were not needed: their names go, so that they do not pile up. That of
+    /// this start's token stays: a node that is evicted while it runs joins anew with it.
     async fn forget_former_nodes(&self, context: &Context, node: &SpiffeId) -> Result<(), Failure> {
         let mut entries = admin!(EntryClient, context);
         let filter = list_entries_request::Filter {
@@ -157,7 +158,8 @@ impl Setup {
         let mut former = Vec::new();
         for entry in named {
             let parent = id_text(entry.parent_id.as_ref());
-            if parent == node.as_str() || !parent.contains("/spire/agent/join_token/") {
+            let token = parent.split_once("/spire/agent/join_token/").map(|(_, token)| token);
+            if parent == node.as_str() || token.is_none_or(|token| token == self.token) {
                 continue;
             }
             if joined.contains(&parent) {

@@ -140,6 +140,13 @@ impl Keep {
         state.bundles.get(&self.0.trust_domain).map(|held| held.bundle.clone())
     }
 
+    /// Whether an SVID that this authority signed may stay; so it is, too, while the bundle is not known.
+    pub fn is_sound(&self, authority: &[u8]) -> bool {
+        let state = self.state();
+        let own = state.bundles.get(&self.0.trust_domain);
+        own.is_none_or(|own| own.is_sound(authority))
+    }
+
     /// Brings forward the renewal of every SVID that an authority signed which is tainted or gone.
     pub(super) fn replace_unsound(&self, state: &mut State, now: i64) {
         let Some(own) = state.bundles.get(&self.0.trust_domain).cloned() else {

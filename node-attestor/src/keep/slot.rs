@@ -90,10 +90,7 @@ impl X509Svid {
         if chain.len() > MAX_CHAIN {
             return Err(nonsense(format!("a chain of {} certificates", chain.len())));
         }
-        let (first, last) = chain
-            .first()
-            .zip(chain.last())
-            .ok_or_else(|| nonsense("no certificate".into()))?;
+        let first = chain.first().ok_or_else(|| nonsense("no certificate".into()))?;
         let leaf = x509::Leaf::parse(first).map_err(|error| nonsense(error.to_string()))?;
         if leaf.spiffe_id != *spiffe_id {
             return Err(nonsense(format!("an SVID of {}, not of {spiffe_id}", leaf.spiffe_id)));
@@ -106,12 +103,7 @@ impl X509Svid {
         if until <= now {
             return Err(nonsense(format!("an SVID that ended at {not_after}")));
         }
-        let authority = match chain.len() {
-            1 => leaf.certificate.authority_key_id.map(<[u8]>::to_vec),
-            _ => x509::Authority::parse(last)
-                .ok()
-                .and_then(|last| Some(last.certificate.authority_key_id?.to_vec())),
-        };
+        let authority = signer(&leaf, &chain);
         Ok(Self {
             // Copied out of the message that it came in.
             chain: chain.concat().into(),
@@ -125,6 +117,16 @@ impl X509Svid {
             },
             authority,
         })
+    }
+}
+
+/// The key identifier of the authority that the chain of `leaf` ends at, if it is said.
+pub(crate) fn signer(leaf: &x509::Leaf<'_>, chain: &[impl AsRef<[u8]>]) -> Option<Vec<u8>> {
+    match chain {
+        [] | [_] => leaf.certificate.authority_key_id.map(<[u8]>::to_vec),
+        [.., last] => x509::Authority::parse(last.as_ref())
+            .ok()
+            .and_then(|last| Some(last.certificate.authority_key_id?.to_vec())),
     }
 }
 

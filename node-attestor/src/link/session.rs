@@ -47,6 +47,10 @@ pub async fn run(link: Link, keep: Keep, supervisor: Supervisor) {
             () = shutdown.cancelled() => break,
         };
         link.set_connection(None);
+        // The stream ends with the program, which is no failure.
+        if shutdown.is_cancelled() {
+            break;
+        }
         link.0.metrics.failures.inc();
         if was_in_step.is_cancelled() {
             again.reset();
@@ -142,8 +146,22 @@ async fn serve(
     let mut running = begin(link, keep, supervisor).await?;
     let mut renewals = Backoff::new(AGAIN.0, AGAIN.1);
     let mut renew_at = node.renew_at;
+    let mut changes = keep.changes();
+    // The authority for whose sake the node's SVID is replaced before its time: asked once, whatever comes of it.
+    let mut unsound = None;
     loop {
+        if node
+            .authority
+            .as_ref()
+            .is_some_and(|authority| !keep.is_sound(authority))
+            && unsound != node.authority
+        {
+            tracing::info!(node = %node.id, "renewing the node's own SVID, as the authority that signed it is tainted or removed");
+            unsound.clone_from(&node.authority);
+            renew_at = link.0.clock.unix();
+        }
         tokio::select! {
+            Ok(()) = changes.changed() => {}
             status = &mut running.ended => {
                 return Err(status.unwrap_or_else(|_| Status::internal("the link's task failed")).into());
             }

@@ -196,7 +196,7 @@ async fn an_entry_that_changed_while_there_was_no_link_is_not_withdrawn_for_a_mo
         ids.collect::<Vec<_>>()
     };
     // What has changed is more than one update holds: the digests come first.
-    let removed = [&a, &gone].map(|entry| mintmark_proto::digest::of(entry)).to_vec();
+    let removed = [&a, &gone].map(mintmark_proto::digest::of).to_vec();
     let mut changed = a;
     changed.hint = "new".into();
     link.tell(Update {
@@ -250,6 +250,34 @@ async fn the_nodes_own_svid_is_renewed_at_half_of_its_life_and_the_link_moves_to
     third.hello().await;
     assert_eq!(second.serial, third.serial);
     drop(node);
+}
+
+#[tokio::test]
+async fn the_nodes_own_svid_is_replaced_once_its_authority_is_tainted() {
+    let (fake, mut arrived) = Fake::start(Authority::new("example.org")).await;
+    fake.tokens(&["t1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(settings(&fake, dir.path(), token("t1"), trust(&fake.authority)));
+    let mut first = arrived.link().await;
+    first.hello().await;
+    first.tell(first_update(&fake, vec![])).await;
+    node.in_step().await;
+    let tainted = Update {
+        sequence: 2,
+        bundles: vec![Authority::bundle(2, &[&fake.authority], &[&fake.authority])],
+        ..Update::default()
+    };
+    first.tell(tainted).await;
+    // Long before half of its life, and held for a restart.
+    let mut second = arrived.link().await;
+    second.hello().await;
+    assert_ne!(first.serial, second.serial);
+    drop(node);
+    let _node = start(settings(&fake, dir.path(), token(""), Trust::Nobody));
+    let mut third = arrived.link().await;
+    third.hello().await;
+    assert_eq!(second.serial, third.serial);
+    assert_eq!(fake.attestations(), 1);
 }
 
 #[tokio::test]

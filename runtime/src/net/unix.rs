@@ -51,7 +51,8 @@ pub fn unix_listener(path: &Path, mode: u32, group: Option<&str>) -> Result<Unix
     let file = SocketFile::at(path)?;
     if let Some(group) = group {
         let group = Some(rustix::process::Gid::from_raw(group.as_raw()));
-        chownat(CWD, path, None, group, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set the group of"))?;
+        chownat(CWD, path, None, group, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed("set the group (which only root and its members may) of"))?;
     }
     chmodat(CWD, path, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(failed("set the mode of"))?;
     listen(&socket, i32::try_from(BACKLOG).unwrap_or(i32::MAX)).map_err(failed("listen on"))?;

@@ -89,6 +89,7 @@ impl Reader {
                 "no leaf {first}: the log has {size} leaves"
             )));
         }
+        self.0.check_kept(first)?;
         let end = first.saturating_add(count.min(SEGMENT)).min(size);
         let (mut at, mut leaves) = (first, Vec::new());
         while at < end {

@@ -331,7 +331,7 @@ impl<'a> Check<'a> {
         }
         let (bytes, what) = match scanned.tail {
             Tail::Clean => return Ok(()),
-            Tail::Prepared(bytes) => (bytes, "zeros that were to be written over"),
+            Tail::Prepared(bytes) => (bytes, "zeros, set aside for the next leaves"),
             Tail::Torn(bytes) => (bytes, "an unfinished write, nothing in them was issued"),
         };
         if is_sealed {

@@ -1,43 +1,53 @@
 //! Bundles between the wire's message, PEM and the SPIFFE bundle document.
 
+use std::path::Path;
+
 use mintmark_identity::{Bundle, JwtAuthority, KeyId, TrustDomain, X509Authority};
 use mintmark_proto::spire::types;
 
 use super::BundleFormat;
+use crate::command::files::read_input;
 use crate::failure::{Failure, refused};
 use crate::output::certificates::{pem, split};
 
-/// A bundle of `trust_domain` from what a file holds.
-pub fn from_file(bytes: &[u8], format: BundleFormat, trust_domain: &TrustDomain) -> Result<types::Bundle, Failure> {
+/// A bundle of `trust_domain` from a file, or from standard input for `-`.
+pub fn from_file(path: &Path, format: BundleFormat, trust_domain: &TrustDomain) -> Result<types::Bundle, Failure> {
+    let bundle = from_bytes(&read_input(path)?, format, trust_domain);
+    let name = match path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    };
+    bundle.map_err(|why| Failure::Refused(format!("{name} {why}")))
+}
+
+/// What is wrong completes "FILE …".
+fn from_bytes(bytes: &[u8], format: BundleFormat, trust_domain: &TrustDomain) -> Result<types::Bundle, String> {
     match format {
         BundleFormat::Pem => from_pem(bytes, trust_domain),
         BundleFormat::Spiffe => {
-            let bundle = Bundle::from_json(trust_domain, bytes).map_err(|error| {
-                Failure::Refused(format!("that is no SPIFFE bundle document of {trust_domain}: {error}"))
-            })?;
+            let bundle = Bundle::from_json(trust_domain, bytes)
+                .map_err(|error| format!("is no SPIFFE bundle document of {trust_domain}: {error}"))?;
             Ok(message(&bundle))
         }
     }
 }
 
-fn from_pem(bytes: &[u8], trust_domain: &TrustDomain) -> Result<types::Bundle, Failure> {
-    let blocks = pem::parse_many(bytes).map_err(|error| Failure::Refused(format!("that is not PEM: {error}")))?;
+fn from_pem(bytes: &[u8], trust_domain: &TrustDomain) -> Result<types::Bundle, String> {
+    let blocks = pem::parse_many(bytes).map_err(|error| format!("is not PEM: {error}"))?;
     let mut bundle = types::Bundle {
         trust_domain: trust_domain.to_string(),
         ..types::Bundle::default()
     };
     for block in blocks.into_iter().filter(|block| block.tag() == "CERTIFICATE") {
         let whole = block.into_contents().into();
-        for asn1 in split(&whole).map_err(refused)? {
+        for asn1 in split(&whole).map_err(|_| "holds a PEM block CERTIFICATE that is no certificate")? {
             bundle
                 .x509_authorities
                 .push(types::X509Certificate { asn1, tainted: false });
         }
     }
     if bundle.x509_authorities.is_empty() {
-        return Err(Failure::Refused(
-            "it holds no PEM block CERTIFICATE; for the SPIFFE bundle document say --format spiffe".to_owned(),
-        ));
+        return Err("holds no PEM block CERTIFICATE; for the SPIFFE bundle document say --format spiffe".to_owned());
     }
     Ok(bundle)
 }
@@ -116,4 +126,31 @@ pub fn to_document(message: &types::Bundle) -> Result<String, Failure> {
     }
     let document: serde_json::Value = serde_json::from_str(&bundle.to_json().map_err(refused)?).map_err(refused)?;
     serde_json::to_string_pretty(&document).map_err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_holds_no_bundle_is_named_with_what_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bundle.pem");
+        let trust_domain = TrustDomain::parse("example.org").unwrap();
+        for (text, format, why) in [
+            ("nothing", BundleFormat::Pem, "no PEM block CERTIFICATE"),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                BundleFormat::Pem,
+                "is no certificate",
+            ),
+            ("{}", BundleFormat::Spiffe, "SPIFFE bundle document of example.org"),
+        ] {
+            mintmark_runtime::fs::write_atomic(&path, text.as_bytes(), 0o600).unwrap();
+            let error = from_file(&path, format, &trust_domain).unwrap_err().to_string();
+            assert!(error.contains("bundle.pem ") && error.contains(why), "{error}");
+        }
+        let error = from_file(Path::new("/nonexistent"), BundleFormat::Pem, &trust_domain).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent"), "{error}");
+    }
 }

@@ -7,6 +7,7 @@ use mintmark_proto::spire::server::entry::{
     BatchUpdateEntryRequest, BatchUpdateEntryResponse,
 };
 use mintmark_proto::spire::types;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use super::{Create, Delete, Optional, Update, data, show};
@@ -225,7 +226,14 @@ fn told(out: &Output, verb: &str, outcomes: &[Outcome]) -> Result<(), Failure> {
             id if entry.id.is_empty() => format!("entry for {id}"),
             id => format!("entry {} for {id}", entry.id),
         };
-        format!("cannot {verb} {name}: {}", result_text(status.code, &status.message))
+        let hint = match Code::from_i32(status.code) {
+            Code::AlreadyExists if !entry.id.is_empty() => "; `mintmark entry update --entry-id …` changes it",
+            _ => "",
+        };
+        format!(
+            "cannot {verb} {name}: {}{hint}",
+            result_text(status.code, &status.message)
+        )
     });
     match failed.len() {
         0 => Ok(()),

@@ -1,7 +1,7 @@
 //! `mintmark ledger prove`.
 
 use mintmark_proto::admin::admin_client::AdminClient;
-use mintmark_proto::admin::{ProveConsistencyRequest, ProveLeafRequest, prove_leaf_request};
+use mintmark_proto::admin::{CheckpointRequest, ProveConsistencyRequest, ProveLeafRequest, prove_leaf_request};
 use mintmark_server::ledger::{Checkpoint, VerifierKey, decode_leaf, leaf_hash, verify_consistency, verify_inclusion};
 use serde_json::json;
 
@@ -11,6 +11,7 @@ use crate::client::admin;
 use crate::command::files::read_input;
 use crate::context::Context;
 use crate::failure::{Failure, refused};
+use crate::output::count;
 
 impl Prove {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
@@ -80,12 +81,12 @@ async fn prove_leaf(context: &Context, which: &Handle, key: Option<&VerifierKey>
     context.out.value(&value, |_| {
         let hashes: String = proof.iter().map(|hash| format!("  {}\n", note::base64(hash))).collect();
         format!(
-            "proven: leaf {} is in the log of {} leaves{}\n\n{}\ninclusion proof (RFC 6962), {} hashes:\n{hashes}\n{}",
+            "proven: leaf {} is in the log of {} leaves{}\n\n{}\ninclusion proof (RFC 6962), {}:\n{hashes}\n{}",
             answer.index,
             answer.tree_size,
             signature_note(key),
             LeafView::from_leaf(answer.index, leaf).fields(now),
-            proof.len(),
+            count(proof.len(), "hash", "hashes"),
             answer.checkpoint
         )
     })
@@ -94,6 +95,12 @@ async fn prove_leaf(context: &Context, which: &Handle, key: Option<&VerifierKey>
 async fn prove_growth(context: &Context, before: &Checkpoint, key: Option<&VerifierKey>) -> Result<(), Failure> {
     let mut client = admin!(AdminClient, context);
     let action = format!("prove that the log only grew since it had {} leaves", before.size);
+    let wrong = |why: &str| Failure::Refused(format!("cannot {action}: {why}"));
+    // Of another log, or of one that has shrunk, there is no proof to ask for.
+    let now = context
+        .ask("show the checkpoint", client.checkpoint(CheckpointRequest {}))
+        .await?;
+    comparable(before, &opened(&now.checkpoint, key)?).map_err(|why| wrong(&why))?;
     // Every log begins with the empty one; there is nothing to prove, and the server does not.
     let request = ProveConsistencyRequest {
         from: before.size.max(1),
@@ -101,13 +108,7 @@ async fn prove_growth(context: &Context, before: &Checkpoint, key: Option<&Verif
     };
     let answer = context.ask(&action, client.prove_consistency(request)).await?;
     let checkpoint = opened(&answer.checkpoint, key)?;
-    let wrong = |why: &str| Failure::Refused(format!("cannot {action}: {why}"));
-    if checkpoint.origin != before.origin {
-        return Err(wrong(&format!(
-            "the checkpoint is of {}, and this log is {}",
-            before.origin, checkpoint.origin
-        )));
-    }
+    comparable(before, &checkpoint).map_err(|why| wrong(&why))?;
     let proof = note::hashes(&answer.proof)?;
     if before.size > 0 {
         if answer.to != checkpoint.size {
@@ -131,9 +132,49 @@ async fn prove_growth(context: &Context, before: &Checkpoint, key: Option<&Verif
     })
 }
 
+/// Whether the log of one checkpoint can have grown into that of the other at all.
+fn comparable(before: &Checkpoint, now: &Checkpoint) -> Result<(), String> {
+    if now.origin != before.origin {
+        return Err(format!(
+            "the checkpoint is of log {}, and the server writes log {}; if that is an older one of the same server, `mintmark ledger verify --data DIR` reads it, too",
+            before.origin, now.origin
+        ));
+    }
+    if now.size < before.size {
+        return Err(format!(
+            "the log has {} leaves now, fewer than it had: it was rolled back, which is what checkpoints are kept for",
+            now.size
+        ));
+    }
+    Ok(())
+}
+
 fn signature_note(key: Option<&VerifierKey>) -> &'static str {
     match key {
         Some(_) => ", whose checkpoint is signed by its key",
         None => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_of_another_log_or_of_more_leaves_is_told_apart_from_a_rewritten_log() {
+        let checkpoint = |origin: &str, size| Checkpoint {
+            origin: origin.to_owned(),
+            size,
+            root: [0; 32],
+        };
+        let before = checkpoint("a.test/mintmark/1", 6);
+        assert_eq!(comparable(&before, &checkpoint("a.test/mintmark/1", 6)), Ok(()));
+        let other = comparable(&before, &checkpoint("a.test/mintmark/2", 9)).unwrap_err();
+        assert!(
+            other.contains("a.test/mintmark/1") && other.contains("a.test/mintmark/2"),
+            "{other}"
+        );
+        let less = comparable(&before, &checkpoint("a.test/mintmark/1", 5)).unwrap_err();
+        assert!(less.contains("5 leaves") && less.contains("rolled back"), "{less}");
     }
 }

@@ -215,5 +215,8 @@ fn size(bytes: u64) -> String {
         .into_iter()
         .find(|shift| bytes >> shift > 0)
         .unwrap_or(0);
-    ByteSize((bytes >> unit) << unit).to_string()
+    match unit {
+        0 => format!("{bytes}B"),
+        _ => ByteSize((bytes >> unit) << unit).to_string(),
+    }
 }

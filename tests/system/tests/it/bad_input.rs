@@ -19,6 +19,7 @@ fn the_command_line_names_what_is_wrong() {
     let dev = Dev::start(&dir, &[]);
     let long_id = format!("spiffe://dev.mintmark.test/{}", "a".repeat(2049 - 27));
     let id = "spiffe://dev.mintmark.test/a";
+    let admin_socket = dev.admin_socket.to_str().unwrap();
     let entry = |more: &[&'static str]| [&["entry", "create", "--parent-id", NODE], more].concat();
     let table: &[(&[&str], i32, &str)] = &[
         // Wrong usage: nobody is asked.
@@ -132,7 +133,19 @@ fn the_command_line_names_what_is_wrong() {
             "activate an authority",
         ),
         (&["bundle", "delete", "--id", "unknown.test"], 1, "not found"),
-        (&["federation", "list"], 1, "not served by this server yet"),
+        (&["authority", "x509", "revoke"], 2, "--authority-id"),
+        (&["federation", "list"], 1, "does not have it"),
+        // The two sockets are easily swapped.
+        (
+            &["--admin-socket", &dev.socket, "entry", "list"],
+            1,
+            "the other program's socket",
+        ),
+        (
+            &["--socket", admin_socket, "fetch", "x509"],
+            1,
+            "the other program's socket",
+        ),
         (
             &["bundle", "set", "--id", "other.test", "--path", "/dev/null"],
             1,

@@ -11,4 +11,5 @@ mod crash;
 mod ledger;
 mod newcomer;
 mod operator;
+mod reference;
 mod rotation;
