@@ -1,10 +1,11 @@
 //! HTTP servers for routers of axum: health, metrics, OIDC documents, bundles, webhooks.
 //!
 //! In come accepted connections (plain or TLS), a router and limits; every request is bounded in headers, body and time, every connection in
-//! age. Whoever has an HTTP door calls [`serve_http`], [`serve_https`], or [`serve`] with connections of its own.
+//! age and in how long it is of no use. Whoever has an HTTP door calls [`serve_http`], [`serve_https`], or [`serve`] with connections of its own.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -40,6 +41,8 @@ pub struct HttpLimits {
     pub body_bytes: usize,
     /// How long a request may take, body and answer included.
     pub request_timeout: Duration,
+    /// How long a connection may be without a new request before it is asked to end; the first one comes within `header_timeout`. Longer than a request takes.
+    pub idle: Duration,
     /// How long a connection lives before it is asked to end after the requests under way.
     pub max_age: Duration,
     /// Requests at once on an HTTP/2 connection.
@@ -49,13 +52,15 @@ pub struct HttpLimits {
 }
 
 impl Default for HttpLimits {
-    /// For documents: 10 s and 16 KiB of headers, 1 MiB of body, 30 s a request, 10 min a connection, 64 requests at once, 5 s at shutdown.
+    /// For documents: 10 s and 16 KiB of headers, 1 MiB of body, 30 s a request, 1 min between requests, 10 min a connection, 64 requests at once, 5 s at
+    /// shutdown.
     fn default() -> Self {
         Self {
             header_timeout: Duration::from_secs(10),
             header_bytes: 16 << 10,
             body_bytes: 1 << 20,
             request_timeout: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
             max_age: Duration::from_secs(600),
             streams: 64,
             drain: Duration::from_secs(5),
@@ -161,7 +166,10 @@ where
         ..
     } = serving;
     let info = io.connect_info();
+    let requests = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&requests);
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+        counted.fetch_add(1, Ordering::Relaxed);
         request.extensions_mut().insert(info.clone());
         request.map(Body::new)
     });
@@ -189,9 +197,26 @@ where
         _ = conn.as_mut() => return,
         () = shutdown.cancelled() => limits.drain,
         () = clock.sleep(limits.max_age) => limits.request_timeout,
+        () = unused(&requests, limits, &clock) => limits.request_timeout,
     };
+    if requests.load(Ordering::Relaxed) == 0 {
+        return;
+    }
     conn.as_mut().graceful_shutdown();
     let _ = clock.timeout(drain, conn).await;
+}
+
+/// Returns when a connection has been without a new request for too long: it takes a place that others may need.
+async fn unused(requests: &AtomicU64, limits: HttpLimits, clock: &Clock) {
+    let (mut before, mut patience) = (0, limits.header_timeout);
+    loop {
+        clock.sleep(patience).await;
+        let now = requests.load(Ordering::Relaxed);
+        if now == before {
+            return;
+        }
+        (before, patience) = (now, limits.idle);
+    }
 }
 
 /// The router with the limits of body and time on each request.
@@ -308,5 +333,44 @@ mod tests {
         };
         let (answer, ()) = tokio::join!(answer, pass);
         assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asks_nothing_frees_its_place() {
+        let (clock, system) = (Clock::manual(0), Clock::system());
+        let mut serving = Serving::new(clock.clone(), CancellationToken::new());
+        // Longer than this test takes: hyper has a clock of its own.
+        serving.limits.header_timeout = Duration::from_secs(3600);
+        serving.limits.idle = Duration::from_secs(7200);
+        serving.limits.max_age = Duration::from_secs(1 << 30);
+        let stats = serving.stats.clone();
+        let (addr, _) = start(Router::new().route("/", get(|| async { "here" })), serving);
+        let limit = Duration::from_secs(10);
+        let addr = addr.to_string();
+        let connect = || tcp_connect(&addr, limit, &system);
+        // One says nothing at all, the other asks once and then no more.
+        let (mut silent, mut once) = (connect().await.unwrap(), connect().await.unwrap());
+        once.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        once.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        while stats.open() < 2 {
+            tokio::task::yield_now().await;
+        }
+        for (io, left) in [(&mut silent, 1), (&mut once, 0)] {
+            let mut rest = Vec::new();
+            let read = system.timeout(limit, io.read_to_end(&mut rest));
+            let pass = async {
+                // Not all at once: the time that a connection has begins when it is accepted.
+                while stats.open() > left {
+                    tokio::task::yield_now().await;
+                    clock.advance(Duration::from_secs(60));
+                }
+            };
+            let (read, ()) = tokio::join!(read, pass);
+            read.unwrap().unwrap();
+        }
+        let passed = clock.unix();
+        assert!((3_600 + 7_200..1 << 30).contains(&passed), "{passed}");
     }
 }

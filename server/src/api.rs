@@ -11,6 +11,7 @@
 
 mod admin;
 mod agent;
+mod bounded;
 mod bundle;
 mod caller;
 mod convert;

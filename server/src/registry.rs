@@ -11,7 +11,7 @@ mod feed;
 mod index;
 mod list;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use mintmark_runtime::clock::Clock;
 use prost::Message as _;
 use tokio::sync::{Mutex, Notify};
 
-use crate::store::{Cached, Fold, Follower, KeyValue, Store, StoreError, Txn};
+use crate::store::{Cached, Fold, Follower, KeyValue, MAX_TXN, Revision, Store, StoreError, Txn};
 pub use entry::{Entry, InvalidEntry};
 use feed::Feeds;
 pub use feed::{Dirty, NodeFeed};
@@ -30,7 +30,8 @@ use index::Index;
 pub use list::{Filter, Match};
 
 const PREFIX: &[u8] = b"entry/";
-/// Changed by every transaction that could make two entries of one identity, so that two servers on one store cannot both do so.
+/// Changed by every transaction that changes entries: what it was decided on is then still so when it is committed, also with two servers on one store. They
+/// cannot both make an entry of one identity, and neither changes one that the other has deleted.
 const GUARD: &[u8] = b"guard/entries";
 /// One call creates, updates or deletes at most this many entries.
 pub const MAX_BATCH: usize = 1_000;
@@ -53,6 +54,9 @@ pub enum EntryError {
     /// The call holds too much.
     #[error("a batch of {0} entries is more than {MAX_BATCH}: send several")]
     TooMany(usize),
+    /// What the call would write is too much for one transaction.
+    #[error("a batch that makes {0} bytes of entries is more than {MAX_TXN}: send several")]
+    TooLarge(usize),
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -206,8 +210,12 @@ impl Registry {
                 )
             });
             if !due.is_empty() {
-                match self.delete(&due).await {
-                    Ok(_) => tracing::info!(count = due.len(), "entries whose time was over are removed"),
+                // One that was given more time meanwhile stays.
+                match self.remove(&due, |entry| entry.is_expired(self.0.clock.unix())).await {
+                    Ok(removed) => {
+                        let count = removed.iter().filter(|removed| removed.is_ok()).count();
+                        tracing::info!(count, "entries whose time was over are removed");
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "entries whose time is over could not be removed; trying again in a minute");
                         self.0.clock.sleep(Duration::from_secs(60)).await;
@@ -265,7 +273,8 @@ impl Registry {
         F: Fn(types::Entry) -> types::Entry,
     {
         self.write(changes, |index, taken, (id, change)| {
-            let old = index.get(id).ok_or_else(|| EntryError::NotFound(id.clone()))?;
+            let old = taken.get(id).or_else(|| index.get(id));
+            let old = old.ok_or_else(|| EntryError::NotFound(id.clone()))?;
             let mut message = change(old.to_message());
             message.id.clone_from(id);
             let mut entry = Entry::from_message(message, &self.0.trust_domain)?;
@@ -289,65 +298,90 @@ impl Registry {
         }
         let _writer = self.0.writer.lock().await;
         loop {
-            let guard = self.0.store.get(GUARD).await?;
-            let seen = guard.as_ref().map(|guard| guard.modified);
-            self.0.memory.wait_applied(seen.unwrap_or_default()).await?;
+            let seen = self.in_step().await?;
             let mut taken = Taken::default();
             let batch: Batch = self.read(|index| {
                 let judged = items.iter().map(|item| {
                     let entry = Arc::new(judge(index, &taken, item)?);
-                    taken.add(&entry);
+                    taken.add(&entry, encode(&entry)?);
                     Ok(entry)
                 });
                 judged.collect()
             });
-            let good: Vec<&Arc<Entry>> = batch.iter().flatten().collect();
-            if good.is_empty() {
+            if taken.by_id.is_empty() {
                 return Ok(batch);
             }
-            let mut txn = match seen {
-                Some(revision) => Txn::new().expect_revision(GUARD, revision),
-                None => Txn::new().expect_absent(GUARD),
-            };
-            txn = txn.put(GUARD, Bytes::new());
-            for entry in good {
-                txn = txn.put(key(&entry.id), entry.to_message().encode_to_vec());
+            let mut txn = guarded(seen);
+            let mut size = 2 * GUARD.len();
+            for (entry, value) in taken.by_id.into_values() {
+                let key = key(&entry.id);
+                size += key.len() + value.len();
+                txn = txn.put(key, value);
             }
-            match self.0.store.commit(txn).await {
-                Ok(revision) => {
-                    self.0.memory.wait_applied(revision).await?;
-                    return Ok(batch);
-                }
-                Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
+            if size > MAX_TXN {
+                return Err(EntryError::TooLarge(size));
+            }
+            if self.commit(txn).await? {
+                return Ok(batch);
             }
         }
     }
 
-    /// Deletes entries, in one durable transaction.
+    /// Deletes entries, in one durable transaction. An ID that is named twice is not there the second time.
     ///
     /// # Errors
     /// As [`Registry::create`].
     pub async fn delete(&self, ids: &[String]) -> Result<Vec<Result<(), EntryError>>, EntryError> {
+        self.remove(ids, |_| true).await
+    }
+
+    /// Deletes those of the entries that `goes` lets go, as they are by then.
+    async fn remove(
+        &self,
+        ids: &[String],
+        goes: impl Fn(&Entry) -> bool,
+    ) -> Result<Vec<Result<(), EntryError>>, EntryError> {
         if ids.len() > MAX_BATCH {
             return Err(EntryError::TooMany(ids.len()));
         }
         let _writer = self.0.writer.lock().await;
-        let answers: Vec<_> = self.read(|index| {
-            let judge = |id: &String| index.get(id).map(drop).ok_or_else(|| EntryError::NotFound(id.clone()));
-            ids.iter().map(judge).collect()
-        });
-        let found = ids.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
-        let mut none = true;
-        let txn = found.fold(Txn::new(), |txn, (id, _)| {
-            none = false;
-            txn.delete(key(id))
-        });
-        if !none {
-            let revision = self.0.store.commit(txn).await?;
-            self.0.memory.wait_applied(revision).await?;
+        loop {
+            let seen = self.in_step().await?;
+            let mut gone = HashSet::new();
+            let answers = self.read(|index| {
+                let judge = |id: &String| match index.get(id).filter(|entry| goes(entry)) {
+                    Some(entry) if gone.insert(entry.id.clone()) => Ok(()),
+                    _ => Err(EntryError::NotFound(id.clone())),
+                };
+                ids.iter().map(judge).collect()
+            });
+            if gone.is_empty() {
+                return Ok(answers);
+            }
+            let txn = gone.iter().fold(guarded(seen), |txn, id| txn.delete(key(id)));
+            if self.commit(txn).await? {
+                return Ok(answers);
+            }
         }
-        Ok(answers)
+    }
+
+    /// Waits until the memory holds every change of entries that was committed by now; gives the revision of the last one.
+    async fn in_step(&self) -> Result<Option<Revision>, EntryError> {
+        let seen = self.0.store.get(GUARD).await?.map(|guard| guard.modified);
+        self.0.memory.wait_applied(seen.unwrap_or_default()).await?;
+        Ok(seen)
+    }
+
+    /// Commits, and waits until the memory shows it. False when another server was quicker, and everything is to be decided anew.
+    async fn commit(&self, txn: Txn) -> Result<bool, EntryError> {
+        match self.0.store.commit(txn).await {
+            Ok(revision) => {
+                self.0.memory.wait_applied(revision).await?;
+                Ok(true)
+            }
+            Err(StoreError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The entry with this ID.
@@ -388,7 +422,7 @@ impl Registry {
     pub fn authorized(&self, node: &SpiffeId, selectors: &Selectors) -> Vec<Arc<Entry>> {
         let now = self.0.clock.unix();
         let mut entries: Vec<_> = self.read(|index| {
-            let reach = index.reach(node, selectors);
+            let reach = index.reach(node, selectors, now);
             index
                 .within(&reach)
                 .filter(|entry| !entry.is_expired(now))
@@ -415,7 +449,7 @@ impl Registry {
                 !entry.is_expired(now)
                     && (direct
                         || reach
-                            .get_or_insert_with(|| index.reach(node, selectors))
+                            .get_or_insert_with(|| index.reach(node, selectors, now))
                             .contains(&entry.parent_id))
             };
             ids.into_iter()
@@ -430,7 +464,7 @@ impl Registry {
         self.read(|index| {
             self.0
                 .feeds
-                .add(node.clone(), selectors.clone(), index.reach(node, selectors))
+                .add(node.clone(), selectors.clone(), index.reach(node, selectors, feed::ALL))
         })
     }
 }
@@ -439,20 +473,46 @@ fn key(id: &str) -> Vec<u8> {
     [PREFIX, id.as_bytes()].concat()
 }
 
+/// A transaction that is committed only if no entry has changed since the guard was `seen`.
+fn guarded(seen: Option<Revision>) -> Txn {
+    let txn = match seen {
+        Some(revision) => Txn::new().expect_revision(GUARD, revision),
+        None => Txn::new().expect_absent(GUARD),
+    };
+    txn.put(GUARD, Bytes::new())
+}
+
+/// An entry as the store has it.
+fn encode(entry: &Entry) -> Result<Vec<u8>, InvalidEntry> {
+    let value = entry.to_message().encode_to_vec();
+    match value.len() {
+        0..=entry::MAX_SIZE => Ok(value),
+        size => Err(entry::too_large(size)),
+    }
+}
+
 /// What one batch has already taken, which the index does not know yet.
 #[derive(Default)]
 struct Taken {
-    by_id: HashMap<Arc<str>, Arc<Entry>>,
+    by_id: HashMap<Arc<str>, (Arc<Entry>, Vec<u8>)>,
     by_spiffe_id: HashMap<SpiffeId, Vec<Arc<Entry>>>,
 }
 
 impl Taken {
-    fn add(&mut self, entry: &Arc<Entry>) {
-        self.by_id.insert(entry.id.clone(), entry.clone());
+    fn add(&mut self, entry: &Arc<Entry>, value: Vec<u8>) {
+        if let Some((old, _)) = self.by_id.insert(entry.id.clone(), (entry.clone(), value))
+            && let Some(same) = self.by_spiffe_id.get_mut(&old.spiffe_id)
+        {
+            same.retain(|entry| entry.id != old.id);
+        }
         self.by_spiffe_id
             .entry(entry.spiffe_id.clone())
             .or_default()
             .push(entry.clone());
+    }
+
+    fn get(&self, id: &str) -> Option<&Arc<Entry>> {
+        self.by_id.get(id).map(|(entry, _)| entry)
     }
 
     fn has_id(&self, id: &str) -> bool {

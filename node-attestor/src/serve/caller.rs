@@ -51,7 +51,7 @@ impl Caller {
         let view = workloads.keep.view(&attested.selectors);
         if !attested.is_sure {
             let why = attested.missing.join(", ");
-            tracing::warn!(
+            tracing::info!(
                 pid = self.process.pid(),
                 uid = self.process.uid(),
                 why,

@@ -145,7 +145,8 @@ impl agent_server::Agent for AgentService {
         let params = request.params.ok_or_else(|| invalid("params cannot be nil"))?;
         let id = &agent.record.id;
         let svid = sign(&self.rooms, &agent.attested, id, &params.csr).await?;
-        let noted = self.rooms.nodes.renewed(id, &svid.serial, svid.not_after).await;
+        let with = &agent.record.serial;
+        let noted = self.rooms.nodes.renewed(id, with, &svid.serial, svid.not_after).await;
         noted.map_err(|error| status::node("failed to update agent", error))?;
         tracing::info!(node = %id, serial = %svid.serial, not_after = svid.not_after, "node renewed its SVID");
         Ok(Response::new(RenewAgentResponse {

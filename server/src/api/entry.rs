@@ -1,5 +1,6 @@
 //! `spire.api.server.entry.v1.Entry`: registration entries, and which of them are a node's.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use futures::stream;
@@ -233,7 +234,8 @@ impl entry_server::Entry for EntryService {
             entries,
             mask: first.output_mask,
             requests,
-            pending: Vec::new(),
+            pending: Pending::Entries(VecDeque::new()),
+            is_due: true,
             is_over: false,
         };
         Ok(Response::new(Box::pin(stream::try_unfold(
@@ -260,40 +262,35 @@ struct Sync {
     entries: Vec<Arc<Entry>>,
     mask: Option<types::EntryMask>,
     requests: Streaming<SyncAuthorizedEntriesRequest>,
-    /// What is still to be sent, last first.
-    pending: Vec<SyncAuthorizedEntriesResponse>,
+    /// What is still to be sent. Messages are made of it one by one, when the last one is on its way: a node that asks for much and reads nothing costs this.
+    pending: Pending,
+    /// An answer is due, be there something to send or not.
+    is_due: bool,
     is_over: bool,
+}
+
+/// Entries of which a node is told, in pages.
+enum Pending {
+    /// Their revisions.
+    Revisions(VecDeque<Arc<Entry>>),
+    /// The entries themselves.
+    Entries(VecDeque<Arc<Entry>>),
 }
 
 impl Sync {
     fn begin(mut self) -> Self {
-        if self.entries.len() <= SYNC_PAGE {
-            self.pending.push(self.page(&self.entries, false));
-            self.is_over = true;
-            return self;
-        }
-        let pages = self.entries.chunks(SYNC_PAGE).rev().enumerate();
-        self.pending = pages
-            .map(|(from_the_end, page)| {
-                let revision = |entry: &Arc<Entry>| EntryRevision {
-                    id: entry.id.to_string(),
-                    revision_number: entry.revision,
-                    created_at: entry.created_at,
-                };
-                let entry_revisions = page.iter().map(revision).collect();
-                SyncAuthorizedEntriesResponse {
-                    entry_revisions,
-                    entries: Vec::new(),
-                    more: from_the_end > 0,
-                }
-            })
-            .collect();
+        self.is_over = self.entries.len() <= SYNC_PAGE;
+        let all = self.entries.iter().cloned().collect();
+        self.pending = match self.is_over {
+            true => Pending::Entries(all),
+            false => Pending::Revisions(all),
+        };
         self
     }
 
     async fn next(&mut self) -> Result<Option<SyncAuthorizedEntriesResponse>, Status> {
-        if let Some(response) = self.pending.pop() {
-            return Ok(Some(response));
+        if let Some(page) = self.page() {
+            return Ok(Some(page));
         }
         if self.is_over {
             return Ok(None);
@@ -307,28 +304,44 @@ impl Sync {
                 request.ids.len()
             )));
         }
-        let find = |id: &String| {
+        // Each once, however often it is asked for.
+        let ids: BTreeSet<_> = request.ids.iter().map(|id| &**id).collect();
+        let find = |id: &str| {
             let at = self.entries.binary_search_by(|entry| (*entry.id).cmp(id)).ok()?;
             self.entries.get(at).cloned()
         };
-        let found: Vec<_> = request.ids.iter().filter_map(find).collect();
-        let pages = found.chunks(SYNC_PAGE).rev().enumerate();
-        self.pending = pages
-            .map(|(from_the_end, page)| self.page(page, from_the_end > 0))
-            .collect();
-        Ok(Some(self.pending.pop().unwrap_or_default()))
+        self.pending = Pending::Entries(ids.into_iter().filter_map(find).collect());
+        self.is_due = true;
+        Ok(self.page())
     }
 
-    fn page(&self, entries: &[Arc<Entry>], more: bool) -> SyncAuthorizedEntriesResponse {
-        let entries = entries
-            .iter()
-            .map(|entry| mask_entry(entry.to_message(), self.mask.as_ref()))
-            .collect();
-        SyncAuthorizedEntriesResponse {
-            entry_revisions: Vec::new(),
-            entries,
-            more,
+    /// The next page of what is still to be sent; an empty one when nothing is, and an answer is due.
+    fn page(&mut self) -> Option<SyncAuthorizedEntriesResponse> {
+        let (Pending::Revisions(left) | Pending::Entries(left)) = &mut self.pending;
+        let page: Vec<_> = left.drain(..left.len().min(SYNC_PAGE)).collect();
+        let mut response = SyncAuthorizedEntriesResponse {
+            more: !left.is_empty(),
+            ..Default::default()
+        };
+        let is_due = std::mem::take(&mut self.is_due);
+        if page.is_empty() {
+            return is_due.then_some(response);
         }
+        match &self.pending {
+            Pending::Revisions(_) => {
+                let revision = |entry: &Arc<Entry>| EntryRevision {
+                    id: entry.id.to_string(),
+                    revision_number: entry.revision,
+                    created_at: entry.created_at,
+                };
+                response.entry_revisions = page.iter().map(revision).collect();
+            }
+            Pending::Entries(_) => {
+                let mask = self.mask.as_ref();
+                response.entries = page.iter().map(|entry| mask_entry(entry.to_message(), mask)).collect();
+            }
+        }
+        Some(response)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The gate in front of every method: who calls, may they, and how often. Nothing is decoded before it has said yes.
 //!
 //! For each call it looks up the method's line in [`methods`](super::methods), finds out the [`Caller`], takes one from the caller's bucket, and counts what
-//! becomes of the call.
+//! becomes of the call. What a caller that has been let in may take up is bounded too: in bytes where anyone may call as often as they like, and in time.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -9,10 +9,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Extensions, Request, Response};
 use mintmark_identity::TrustDomain;
-use mintmark_runtime::clock::Clock;
+use mintmark_runtime::clock::{Clock, TimedOut};
 use mintmark_runtime::tls::{ConnectInfo, PeerIdentity};
 use tonic::body::Body;
 use tonic::transport::server::UdsConnectInfo;
@@ -20,13 +21,22 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 
+use super::bounded::Bounded;
 use super::caller::{Agent, Allowance, Caller};
 use super::limits::{Key, Limits};
-use super::methods::{self, Method, Who};
+use super::methods::{self, Limit, Method, Who};
 use super::observe::{Observed, RpcMetrics};
 use super::{Rooms, status};
 use crate::attest::Nodes;
 use crate::registry::{Filter, Registry};
+
+/// A call is answered within this time, or given up: above all one whose request never comes whole, and which holds what has come of it. Of a stream it is the
+/// beginning that must come.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Where anyone may call, and as often as they like, a call has no more bytes: it says which parts of the bundle are wanted.
+const MAX_ANYTIME: usize = 1 << 10;
+/// And is answered within this time.
+const ANSWER_ANYTIME: Duration = Duration::from_secs(5);
 
 /// More entries of one SPIFFE ID than this are not looked through for the one that makes it an administrator's.
 const MAX_ENTRIES: usize = 1_000;
@@ -68,7 +78,7 @@ impl Gate {
     }
 
     /// Lets a call in, with its caller in the extensions, or says why not.
-    async fn admit(&self, path: &str, extensions: &mut Extensions) -> Result<(), Status> {
+    async fn admit(&self, path: &str, extensions: &mut Extensions) -> Result<Method, Status> {
         let Some(method) = self.0.table.get(path) else {
             return Err(Status::new(
                 Code::Unimplemented,
@@ -96,7 +106,7 @@ impl Gate {
             extensions.insert(allowance);
         }
         extensions.insert(caller);
-        Ok(())
+        Ok(*method)
     }
 
     async fn identify(&self, method: &Method, extensions: &Extensions) -> Result<(Caller, Option<Key>), Status> {
@@ -193,6 +203,15 @@ impl Gate {
     }
 }
 
+fn too_late(late: TimedOut) -> Status {
+    let why = "the request did not come whole, or the server has too much to do";
+    status::refused(
+        Code::DeadlineExceeded,
+        "TOO_LATE",
+        format!("the call was given up, {late}: {why}"),
+    )
+}
+
 fn peer(extensions: &Extensions) -> Option<Peer<'_>> {
     let remote = extensions.get::<ConnectInfo>().map(Peer::Remote);
     remote.or_else(|| extensions.get::<UdsConnectInfo>().map(Peer::Local))
@@ -248,12 +267,24 @@ where
             let call = gate.0.metrics.begin(method, gate.0.clock.clone());
             let path = request.uri().path().to_owned();
             match gate.admit(&path, request.extensions_mut()).await {
-                Ok(()) => {
+                Ok(method) => {
                     if let Some(caller) = request.extensions().get::<Caller>().filter(|_| gate.0.traced) {
                         Span::current().record("caller", tracing::field::display(caller));
                     }
-                    let response = inner.call(request).await?;
-                    Ok(Observed::wrap(response, call))
+                    let (request, patience) = match (method.who, method.limit) {
+                        (Who::Any, Limit::Unlimited) => {
+                            let request = request.map(|body| Bounded::wrap(body, MAX_ANYTIME));
+                            (request, ANSWER_ANYTIME)
+                        }
+                        _ => (request, ANSWER),
+                    };
+                    match gate.0.clock.timeout(patience, inner.call(request)).await {
+                        Ok(response) => Ok(Observed::wrap(response?, call)),
+                        Err(late) => {
+                            call.done(Code::DeadlineExceeded);
+                            Ok(too_late(late).into_http())
+                        }
+                    }
                 }
                 Err(status) => {
                     tracing::debug!(method = path, code = ?status.code(), why = status.message(), "call refused");

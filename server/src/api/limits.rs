@@ -16,8 +16,10 @@ use crate::config::LimitsSection;
 
 /// A call is held back no longer than this.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// So many callers have a bucket of their own; the others share one for each limit.
-const MAX_CALLERS: usize = 20_000;
+/// So many addresses have a bucket of their own; the others share one for each limit. Nodes, of which there are no more than have attested, always have theirs.
+const MAX_ADDRESSES: usize = 20_000;
+/// When there are so many buckets of nodes, those that are full are dropped.
+const MANY_NODES: usize = 20_000;
 
 /// Whose bucket it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,7 +28,7 @@ pub(super) enum Key {
     Node(SpiffeId),
     /// An address; of IPv6 the network, as one host has all of it.
     Address(IpAddr),
-    /// Whoever came when [`MAX_CALLERS`] had a bucket.
+    /// Whoever came when [`MAX_ADDRESSES`] had a bucket.
     Others,
 }
 
@@ -47,8 +49,42 @@ pub(super) struct Limits(Arc<Inner>);
 struct Inner {
     clock: Clock,
     section: LimitsSection,
-    buckets: Mutex<HashMap<(Limit, Key), Instant>>,
+    buckets: Mutex<Buckets>,
     callers: Gauge,
+}
+
+/// When each bucket will be full again. Those whom nobody knows cannot take the place of nodes.
+#[derive(Default)]
+struct Buckets {
+    nodes: HashMap<(Limit, Key), Instant>,
+    /// Nodes are looked through again when there are more than this.
+    many: usize,
+    addresses: HashMap<(Limit, Key), Instant>,
+}
+
+impl Buckets {
+    fn of(&mut self, limit: Limit, key: &Key, now: Instant) -> &mut Instant {
+        let mut slot = (limit, key.clone());
+        if matches!(key, Key::Node(_)) {
+            if self.nodes.len() >= self.many.max(MANY_NODES) {
+                self.nodes.retain(|_, full_at| *full_at > now);
+                self.many = 2 * self.nodes.len();
+            }
+            return self.nodes.entry(slot).or_insert(now);
+        }
+        let addresses = &mut self.addresses;
+        if !addresses.contains_key(&slot) && addresses.len() >= MAX_ADDRESSES {
+            addresses.retain(|_, full_at| *full_at > now);
+            if addresses.len() >= MAX_ADDRESSES {
+                slot.1 = Key::Others;
+            }
+        }
+        addresses.entry(slot).or_insert(now)
+    }
+
+    fn len(&self) -> usize {
+        self.nodes.len() + self.addresses.len()
+    }
 }
 
 /// A caller is over its limit; it may come again after this long.
@@ -60,7 +96,7 @@ pub(super) struct TooFast {
 impl Limits {
     /// `callers` tells how many have a bucket.
     pub(super) fn new(clock: Clock, section: LimitsSection, callers: Gauge) -> Self {
-        let buckets = Mutex::new(HashMap::new());
+        let buckets = Mutex::default();
         Self(Arc::new(Inner {
             clock,
             section,
@@ -95,14 +131,7 @@ impl Limits {
         let cost = each.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
         let now = self.0.clock.instant();
         let mut buckets = self.0.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut slot = (limit, key.clone());
-        if !buckets.contains_key(&slot) && buckets.len() >= MAX_CALLERS {
-            buckets.retain(|_, full_at| *full_at > now);
-            if buckets.len() >= MAX_CALLERS {
-                slot.1 = Key::Others;
-            }
-        }
-        let full_at = buckets.entry(slot).or_insert(now);
+        let full_at = buckets.of(limit, key, now);
         let after = (*full_at).max(now) + cost;
         // A bucket holds one second's worth; what a single call takes beyond that is waited for.
         let wait = after
@@ -179,17 +208,23 @@ mod tests {
     #[test]
     fn the_memory_for_buckets_is_bounded() {
         let (limits, clock) = limits();
-        for n in 0..MAX_CALLERS + 100 {
+        for n in 0..MAX_ADDRESSES + 100 {
             let key = Key::Address(IpAddr::from((u128::try_from(n).unwrap() << 64).to_be_bytes()));
             let _ = limits.reserve(Limit::Attest, &key, 1);
         }
-        assert_eq!(limits.0.callers.get(), i64::try_from(MAX_CALLERS + 1).unwrap());
+        assert_eq!(limits.0.callers.get(), i64::try_from(MAX_ADDRESSES + 1).unwrap());
+        // All these take nothing from nodes, which do not share with each other either.
+        for node in ["a", "b"] {
+            let id = format!("spiffe://example.org/spire/agent/x509pop/{node}");
+            let node = Key::Node(SpiffeId::parse(&id).unwrap());
+            assert_eq!(limits.reserve(Limit::Sign, &node, 500), Ok(Duration::ZERO), "{id}");
+        }
         clock.advance(Duration::from_secs(200));
         assert_eq!(
             limits.reserve(Limit::Attest, &address("10.0.0.1"), 1),
             Ok(Duration::ZERO)
         );
-        assert_eq!(limits.0.callers.get(), 1);
+        assert_eq!(limits.0.callers.get(), 3);
     }
 
     #[test]

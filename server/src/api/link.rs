@@ -92,7 +92,8 @@ impl attestor_server::Attestor for LinkService {
             attested: agent.attested.clone(),
             selectors: agent.record.alias_selectors(),
             serial: peer.serial().map(|serial| serial.hex()).unwrap_or_default(),
-            not_after: peer.not_after,
+            // As the gate has it: whatever the certificate says, none that the node was given lives longer.
+            not_after: peer.not_after.min(agent.record.not_after),
             allowance: extensions.get::<Allowance>().cloned(),
         };
         let session = Session::new(self.rooms.clone(), self.metrics.clone(), &self.links, node, inbound)?;

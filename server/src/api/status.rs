@@ -112,7 +112,7 @@ pub(super) fn entry(what: &str, error: EntryError) -> Status {
         EntryError::IdTaken(_) => refused(Code::AlreadyExists, "ALREADY_EXISTS", format!("{what}: {error}")),
         EntryError::NotFound(_) => not_found("entry not found"),
         EntryError::Invalid(why) => malformed("failed to convert entry", why),
-        EntryError::TooMany(_) => invalid(error.to_string()),
+        EntryError::TooMany(_) | EntryError::TooLarge(_) => invalid(error.to_string()),
         EntryError::Store(why) => store(what, why),
     }
 }
@@ -146,10 +146,8 @@ pub(super) fn authenticate(error: AuthenticateError, id: &str) -> Status {
 pub(super) fn node(what: &str, error: NodeError) -> Status {
     match error {
         NodeError::NotFound(_) => not_found("agent not found"),
-        NodeError::Banned(_) => agent_denied(
-            Reason::AgentBanned,
-            format!("failed to attest: agent is banned: {error}"),
-        ),
+        NodeError::Banned(_) => agent_denied(Reason::AgentBanned, format!("{what}: agent is banned: {error}")),
+        NodeError::Superseded(_) => agent_denied(Reason::AgentNotActive, format!("{what}: {error}")),
         NodeError::EvidenceUsed => malformed("failed to attest", error),
         NodeError::CannotReattest(_) => refused(
             Code::PermissionDenied,

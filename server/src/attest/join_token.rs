@@ -7,7 +7,7 @@ use mintmark_runtime::clock::Clock;
 use serde::{Deserialize, Serialize};
 
 use super::NodeEvidence;
-use crate::store::{Store, StoreError, Txn};
+use crate::store::{KeyValue, Store, StoreError, Txn};
 
 /// The method's name, in IDs and in the API.
 pub const METHOD: &str = "join_token";
@@ -57,6 +57,20 @@ pub fn node_id(trust_domain: &TrustDomain, token: &str) -> Result<SpiffeId, Toke
         return Err(TokenError::Unfit);
     }
     SpiffeId::agent(trust_domain, METHOD, token).map_err(|_| TokenError::Unfit)
+}
+
+/// A node's ID for the log, as long as the token in it may still be good: only the token's beginning is shown.
+pub fn without_token(id: &SpiffeId) -> String {
+    /// Enough to tell nodes from each other, and of no use to those who guess.
+    const SHOWN: usize = 4;
+    match id.path().strip_prefix("/spire/agent/join_token/") {
+        Some(token) => {
+            let hidden = token.len().saturating_sub(SHOWN);
+            let end = id.as_str().len() - hidden;
+            format!("{}…", id.as_str().get(..end).unwrap_or_default())
+        }
+        None => id.to_string(),
+    }
 }
 
 /// Makes a token, or takes the one that was chosen; gives it and its end in Unix seconds.
@@ -125,14 +139,29 @@ pub async fn verify(
 /// # Errors
 /// The store did not answer.
 pub async fn prune(store: &Store, clock: &Clock) -> Result<usize, StoreError> {
-    let (_, page) = store.range(PREFIX, None, 1_000).await?;
-    let stale: Vec<_> = page.into_iter().filter(|item| !is_usable(&item.value, clock)).collect();
+    remove(store, stale(store, clock).await?).await
+}
+
+async fn stale(store: &Store, clock: &Clock) -> Result<Vec<KeyValue>, StoreError> {
+    let (_, mut page) = store.range(PREFIX, None, 1_000).await?;
+    page.retain(|item| !is_usable(&item.value, clock));
+    Ok(page)
+}
+
+/// Removes tokens as they were found. If one was made again meanwhile, all stay until the next time.
+async fn remove(store: &Store, stale: Vec<KeyValue>) -> Result<usize, StoreError> {
     if stale.is_empty() {
         return Ok(0);
     }
-    let txn = stale.iter().fold(Txn::new(), |txn, item| txn.delete(item.key.clone()));
-    store.commit(txn).await?;
-    Ok(stale.len())
+    let txn = stale.iter().fold(Txn::new(), |txn, item| {
+        txn.expect_revision(item.key.clone(), item.modified)
+            .delete(item.key.clone())
+    });
+    match store.commit(txn).await {
+        Ok(_) => Ok(stale.len()),
+        Err(StoreError::Conflict { .. }) => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 const PREFIX: &[u8] = b"token/";
@@ -195,6 +224,28 @@ mod tests {
             Err(TokenError::Unusable)
         ));
         assert_eq!(prune(&store, &clock).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_made_again_is_not_swept_away_with_its_predecessor() {
+        let (store, clock, td) = world();
+        let chosen = || Some("0123456789abcdef".to_owned());
+        let brief = Some(Ttl::from_secs(5).unwrap());
+        create(&store, &clock, &td, chosen(), brief).await.unwrap();
+        clock.advance(std::time::Duration::from_secs(5));
+        let found = stale(&store, &clock).await.unwrap();
+        let (token, _) = create(&store, &clock, &td, chosen(), brief).await.unwrap();
+        assert_eq!(remove(&store, found).await.unwrap(), 0);
+        verify(&store, &clock, &td, &token).await.unwrap();
+    }
+
+    #[test]
+    fn a_token_that_may_still_be_good_is_not_logged() {
+        let (_, _, td) = world();
+        let id = node_id(&td, "0123456789abcdef").unwrap();
+        assert_eq!(without_token(&id), "spiffe://example.org/spire/agent/join_token/0123…");
+        let other = SpiffeId::agent(&td, "x509pop", "0123456789abcdef").unwrap();
+        assert_eq!(without_token(&other), other.as_str());
     }
 
     #[tokio::test]

@@ -95,6 +95,9 @@ pub enum NodeError {
     /// A banned node stays out until its record is deleted.
     #[error("node {0} is banned: delete it (`mintmark agent evict`) before it may attest again")]
     Banned(SpiffeId),
+    /// Another SVID has become the node's meanwhile.
+    #[error("node {0} has attested again, or uses a newer SVID: this one is no longer its own")]
+    Superseded(SpiffeId),
     /// The evidence was good for one attestation, and that has been.
     #[error("the evidence of this attestation was used by another one at the same time")]
     EvidenceUsed,
@@ -216,7 +219,8 @@ impl Nodes {
 
     /// Is the SVID with this ID, serial and end, whose chain the connection has verified, that of a node in good standing?
     ///
-    /// The first use of a renewed SVID makes it the current one, durably, and ends the older one.
+    /// The first use of a renewed SVID makes it the current one, durably, and ends the older one. An end that is later than that of the newest SVID that the
+    /// node was given counts as that: whatever the certificate says, none of ours lives longer.
     ///
     /// # Errors
     /// Why it is not; or the store's, which refuses too.
@@ -231,17 +235,24 @@ impl Nodes {
         if record.banned {
             return Err(NodeRefusal::Banned.into());
         }
-        if not_after <= self.0.clock.unix() {
+        if not_after.min(record.not_after) <= self.0.clock.unix() {
             return Err(NodeRefusal::Expired.into());
         }
         if record.next_serial.as_deref() == Some(&serial) {
-            let promoted = self.change(id, |record| {
-                if record.next_serial.as_deref() == Some(&serial) {
-                    record.serial = record.next_serial.take().unwrap_or_default();
+            // What the store has by now decides: the node may have been banned, or have attested again.
+            let promoted = self.change(id, |record| match record.next_serial.take_if(|next| *next == serial) {
+                Some(next) => {
+                    record.serial = next;
+                    Ok(())
                 }
+                None if record.banned => Err(NodeError::Banned(id.clone())),
+                None if record.serial == serial => Ok(()),
+                None => Err(NodeError::Superseded(id.clone())),
             });
             let record = promoted.await.map_err(|error| match error {
                 NodeError::Store(error) => AuthenticateError::Store(error),
+                NodeError::Banned(_) => NodeRefusal::Banned.into(),
+                NodeError::Superseded(_) => NodeRefusal::NotActive.into(),
                 _ => NodeRefusal::NotAttested.into(),
             })?;
             return Ok((Attested::node(id.clone()), record));
@@ -299,42 +310,54 @@ impl Nodes {
         }
     }
 
-    /// Notes the SVID that a node was given and has not used yet.
+    /// Notes the SVID that a node was given and has not used yet. `with` is the serial, in hex, of the one that it asked with.
     ///
     /// # Errors
-    /// There is no such node, or the store did not take it.
-    pub async fn renewed(&self, id: &SpiffeId, serial: &Serial, not_after: i64) -> Result<(), NodeError> {
+    /// There is no such node, it was banned or has attested again meanwhile, or the store did not take it: the SVID must not be handed out then.
+    pub async fn renewed(&self, id: &SpiffeId, with: &str, serial: &Serial, not_after: i64) -> Result<(), NodeError> {
         let serial = serial.hex();
         self.change(id, |record| {
+            if record.banned {
+                return Err(NodeError::Banned(id.clone()));
+            }
+            if record.serial != with {
+                return Err(NodeError::Superseded(id.clone()));
+            }
             record.next_serial = Some(serial.clone());
             record.not_after = not_after;
+            Ok(())
         })
         .await
         .map(drop)
     }
 
-    /// Notes the version of its software that a node told.
+    /// Notes the version of its software that a node told, its first 64 characters.
     ///
     /// # Errors
-    /// As [`Nodes::renewed`].
+    /// There is no such node, or the store did not take it.
     pub async fn version(&self, id: &SpiffeId, version: &str) -> Result<(), NodeError> {
+        let version: String = version.chars().take(64).collect();
         if self.get(id).is_some_and(|record| record.version == version) {
             return Ok(());
         }
-        self.change(id, |record| record.version = version.chars().take(64).collect())
-            .await
-            .map(drop)
+        self.change(id, |record| {
+            record.version.clone_from(&version);
+            Ok(())
+        })
+        .await
+        .map(drop)
     }
 
     /// Bans a node: its SVID is refused from now on, its links end, and it cannot attest again until it is deleted.
     ///
     /// # Errors
-    /// As [`Nodes::renewed`].
+    /// As [`Nodes::version`].
     pub async fn ban(&self, id: &SpiffeId) -> Result<(), NodeError> {
         self.change(id, |record| {
             record.banned = true;
             record.serial.clear();
             record.next_serial = None;
+            Ok(())
         })
         .await
         .map(drop)
@@ -343,7 +366,7 @@ impl Nodes {
     /// Deletes a node: its SVID is refused from now on and its links end; it may attest again.
     ///
     /// # Errors
-    /// As [`Nodes::renewed`].
+    /// As [`Nodes::version`].
     pub async fn delete(&self, id: &SpiffeId) -> Result<(), NodeError> {
         match self.commit(Txn::new().expect_present(key(id)).delete(key(id))).await {
             Err(StoreError::Conflict { .. }) => Err(NodeError::NotFound(id.clone())),
@@ -351,7 +374,12 @@ impl Nodes {
         }
     }
 
-    async fn change(&self, id: &SpiffeId, change: impl Fn(&mut NodeRecord)) -> Result<Arc<NodeRecord>, NodeError> {
+    /// Changes a record as the store has it now, unless `change` says no.
+    async fn change(
+        &self,
+        id: &SpiffeId,
+        change: impl Fn(&mut NodeRecord) -> Result<(), NodeError>,
+    ) -> Result<Arc<NodeRecord>, NodeError> {
         loop {
             let item = self
                 .0
@@ -360,7 +388,7 @@ impl Nodes {
                 .await?
                 .ok_or_else(|| NodeError::NotFound(id.clone()))?;
             let mut record = decode(&item.value).ok_or_else(|| NodeError::NotFound(id.clone()))?;
-            change(&mut record);
+            change(&mut record)?;
             let txn = Txn::new()
                 .expect_revision(key(id), item.modified)
                 .put(key(id), encode(&record));
@@ -395,3 +423,6 @@ fn encode(record: &NodeRecord) -> Vec<u8> {
 fn decode(value: &[u8]) -> Option<NodeRecord> {
     serde_json::from_slice(value).ok()
 }
+
+#[cfg(test)]
+mod tests;

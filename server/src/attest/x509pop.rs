@@ -143,13 +143,13 @@ impl Attempt {
         let (leaf_der, intermediates) = chain
             .split_first()
             .ok_or_else(|| malformed("payload", "no certificate"))?;
-        let authority = verify(authorities, leaf_der, intermediates, clock)?;
+        let issuers = verify(authorities, leaf_der, intermediates, clock)?;
         let (_, leaf) = X509Certificate::from_der(leaf_der).map_err(|error| malformed("certificate", error))?;
         let fingerprint = sha1_hex(leaf_der);
         let id =
             SpiffeId::agent(trust_domain, METHOD, &fingerprint).map_err(|error| malformed("fingerprint", error))?;
         let key = key(&leaf)?;
-        let selectors = selectors(&leaf, intermediates, authority.as_ref(), trust_domain);
+        let selectors = selectors(&leaf, &issuers, trust_domain);
         let evidence = NodeEvidence {
             id,
             method: METHOD,
@@ -268,13 +268,13 @@ impl webpki::ExtendedKeyUsageValidator for AnyUsage {
     }
 }
 
-/// Verifies the chain; gives the authority at its end.
+/// Verifies the chain; gives the certificates that lead from the leaf to an authority, which is the last. What else the node sent proves nothing.
 fn verify(
     authorities: &Authorities,
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     clock: &Clock,
-) -> Result<Option<CertificateDer<'static>>, PopError> {
+) -> Result<Vec<CertificateDer<'static>>, PopError> {
     let untrusted = |error: webpki::Error| PopError::Untrusted(error.to_string());
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(clock.unix().unsigned_abs()));
     let end_entity = webpki::EndEntityCert::try_from(leaf).map_err(untrusted)?;
@@ -289,7 +289,11 @@ fn verify(
         .0
         .iter()
         .position(|one| one.subject == anchor.subject && one.subject_public_key_info == anchor.subject_public_key_info);
-    Ok(found.and_then(|at| authorities.1.get(at)).cloned())
+    let authority = found.and_then(|at| authorities.1.get(at)).cloned();
+    let between = path
+        .intermediate_certificates()
+        .map(|certificate| certificate.der().into_owned());
+    Ok(between.chain(authority).collect())
 }
 
 fn key(leaf: &X509Certificate<'_>) -> Result<Key, PopError> {
@@ -357,17 +361,9 @@ fn ecdsa_der(answer: &EcdsaAnswer) -> Result<Vec<u8>, PopError> {
     Ok([&[0x30, length][..], &body].concat())
 }
 
-fn selectors(
-    leaf: &X509Certificate<'_>,
-    intermediates: &[CertificateDer<'_>],
-    authority: Option<&CertificateDer<'static>>,
-    trust_domain: &TrustDomain,
-) -> Vec<Selector> {
+fn selectors(leaf: &X509Certificate<'_>, issuers: &[CertificateDer<'_>], trust_domain: &TrustDomain) -> Vec<Selector> {
     let name = leaf.subject().iter_common_name().find_map(|name| name.as_str().ok());
-    let issuers = intermediates
-        .iter()
-        .chain(authority)
-        .map(|der| format!("ca:fingerprint:{}", sha1_hex(der)));
+    let issuers = issuers.iter().map(|der| format!("ca:fingerprint:{}", sha1_hex(der)));
     let serial = hex::encode(leaf.raw_serial());
     let serial = serial
         .strip_prefix("00")
@@ -408,174 +404,4 @@ fn sha1_hex(der: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use ring::rand::SystemRandom;
-    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
-
-    struct Node {
-        leaf: CertificateDer<'static>,
-        key: rcgen::KeyPair,
-    }
-
-    fn authority() -> (rcgen::Issuer<'static, rcgen::KeyPair>, CertificateDer<'static>) {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap().der().clone();
-        (rcgen::Issuer::new(params, key), certificate)
-    }
-
-    fn node(issuer: &rcgen::Issuer<'static, rcgen::KeyPair>, usage: rcgen::KeyUsagePurpose) -> Node {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::default();
-        params.distinguished_name.push(rcgen::DnType::CommonName, "node-1");
-        params.key_usages = vec![usage];
-        let uri = "x509pop://example.org/zone/a/b".try_into().unwrap();
-        params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
-        let leaf = params.signed_by(&key, issuer).unwrap().der().clone();
-        Node { leaf, key }
-    }
-
-    fn payload(node: &Node) -> Vec<u8> {
-        serde_json::to_vec(&serde_json::json!({ "certificates": [BASE64.encode(&node.leaf)] })).unwrap()
-    }
-
-    fn answer(node: &Node, challenge: &[u8]) -> Vec<u8> {
-        let challenge: Challenge = serde_json::from_slice(challenge).unwrap();
-        let theirs = BASE64.decode(challenge.ecdsa_signature.unwrap().nonce).unwrap();
-        let random = SystemRandom::new();
-        let pair =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, node.key.serialized_der(), &random).unwrap();
-        let signature = pair.sign(&random, &[theirs.as_slice(), &[7; NONCE]].concat()).unwrap();
-        let (r, s) = signature.as_ref().split_at(32);
-        let part = |bytes| BASE64.encode::<&[u8]>(bytes);
-        serde_json::to_vec(
-            &serde_json::json!({ "ecdsa_signature": { "nonce": part(&[7; NONCE]), "r": part(r), "s": part(s) } }),
-        )
-        .unwrap()
-    }
-
-    fn world() -> (Authorities, rcgen::Issuer<'static, rcgen::KeyPair>, Clock, TrustDomain) {
-        let (issuer, certificate) = authority();
-        let authorities = Authorities::new(vec![certificate]).unwrap();
-        (
-            authorities,
-            issuer,
-            Clock::system(),
-            TrustDomain::parse("example.org").unwrap(),
-        )
-    }
-
-    #[test]
-    fn a_node_that_holds_the_key_is_named_by_its_certificate() {
-        let (authorities, issuer, clock, td) = world();
-        let node = node(&issuer, rcgen::KeyUsagePurpose::DigitalSignature);
-        for _ in 0..50 {
-            // Fifty times, since the numbers of a signature differ in length.
-            let attempt = Attempt::begin(Some(&authorities), &clock, &td, &payload(&node)).unwrap();
-            let answer = answer(&node, &attempt.challenge());
-            let evidence = attempt.finish(&answer).unwrap();
-            assert_eq!(
-                evidence.id().path(),
-                format!("/spire/agent/x509pop/{}", sha1_hex(&node.leaf))
-            );
-            let selectors: Vec<_> = evidence.selectors.iter().map(ToString::to_string).collect();
-            assert!(
-                selectors.contains(&"x509pop:subject:cn:node-1".to_owned()),
-                "{selectors:?}"
-            );
-            assert!(selectors.contains(&"x509pop:san:zone:a/b".to_owned()), "{selectors:?}");
-            assert!(
-                selectors.iter().any(|s| s.starts_with("x509pop:ca:fingerprint:")),
-                "{selectors:?}"
-            );
-        }
-    }
-
-    /// What `openssl` makes of `input`, with the key in a file that it is given the path of.
-    fn openssl(key: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
-        use std::io::Write as _;
-        use std::process::{Command, Stdio};
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key.pem");
-        mintmark_runtime::fs::write_new(&path, key.as_bytes(), 0o600).unwrap();
-        let mut command = Command::new("openssl");
-        command
-            .args(arguments)
-            .arg(path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        child.wait_with_output().unwrap().stdout
-    }
-
-    /// The two numbers of an ECDSA signature in DER.
-    fn numbers(der: &[u8]) -> [&[u8]; 2] {
-        let r = usize::from(der[3]);
-        [&der[4..4 + r], &der[6 + r..]]
-    }
-
-    #[test]
-    fn a_key_on_p384_answers_as_spires_agents_do_or_as_ours_do() {
-        let (authorities, issuer, clock, td) = world();
-        let mut params = rcgen::CertificateParams::default();
-        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-        let leaf = params.signed_by(&key, &issuer).unwrap().der().clone();
-        let node = Node { leaf, key };
-        for (digest, holds) in [("-sha256", true), ("-sha384", true), ("-sha512", false)] {
-            let attempt = Attempt::begin(Some(&authorities), &clock, &td, &payload(&node)).unwrap();
-            let challenge: Challenge = serde_json::from_slice(&attempt.challenge()).unwrap();
-            let theirs = BASE64.decode(challenge.ecdsa_signature.unwrap().nonce).unwrap();
-            let message = [theirs.as_slice(), &[7; NONCE]].concat();
-            let der = openssl(&node.key.serialize_pem(), &["dgst", digest, "-sign"], &message);
-            let [r, s] = numbers(&der).map(|number| BASE64.encode(number));
-            let answer =
-                serde_json::json!({ "ecdsa_signature": { "nonce": BASE64.encode([7; NONCE]), "r": r, "s": s } });
-            let finished = attempt.finish(&serde_json::to_vec(&answer).unwrap());
-            assert_eq!(finished.is_ok(), holds, "{digest}");
-        }
-    }
-
-    #[test]
-    fn a_copied_certificate_proves_nothing() {
-        let (authorities, issuer, clock, td) = world();
-        let (victim, thief) = (
-            node(&issuer, rcgen::KeyUsagePurpose::DigitalSignature),
-            node(&issuer, rcgen::KeyUsagePurpose::DigitalSignature),
-        );
-        let attempt = Attempt::begin(Some(&authorities), &clock, &td, &payload(&victim)).unwrap();
-        let forged = answer(&thief, &attempt.challenge());
-        assert!(matches!(attempt.finish(&forged), Err(PopError::WrongAnswer)));
-        let first = Attempt::begin(Some(&authorities), &clock, &td, &payload(&victim)).unwrap();
-        let replayed = answer(&victim, &first.challenge());
-        let second = Attempt::begin(Some(&authorities), &clock, &td, &payload(&victim)).unwrap();
-        assert!(matches!(second.finish(&replayed), Err(PopError::WrongAnswer)));
-    }
-
-    #[test]
-    fn foreign_certificates_and_wrong_usages_are_refused() {
-        let (authorities, issuer, clock, td) = world();
-        let (stranger, _) = authority();
-        let foreign = node(&stranger, rcgen::KeyUsagePurpose::DigitalSignature);
-        let begin = |node: &Node| Attempt::begin(Some(&authorities), &clock, &td, &payload(node)).err();
-        assert!(matches!(begin(&foreign), Some(PopError::Untrusted(_))));
-        let encipher = node(&issuer, rcgen::KeyUsagePurpose::KeyEncipherment);
-        assert!(matches!(begin(&encipher), Some(PopError::Key(_))));
-        for bad in [
-            &b"{"[..],
-            b"{\"certificates\":[]}",
-            b"{\"certificates\":[\"!\"]}",
-            &vec![b' '; MAX_PAYLOAD + 1],
-        ] {
-            let error = Attempt::begin(Some(&authorities), &clock, &td, bad).err();
-            assert!(matches!(error, Some(PopError::Malformed { .. })), "{error:?}");
-        }
-        assert!(matches!(
-            Attempt::begin(None, &clock, &td, b"{}").err(),
-            Some(PopError::NotConfigured)
-        ));
-    }
-}
+mod tests;

@@ -106,8 +106,13 @@ impl Shared {
     }
 
     pub(super) async fn prepare(&self, kind: Kind) -> Result<AuthorityInfo, AuthorityError> {
+        self.current().state.check_room(kind)?;
         let made = self.maker.make(kind).await?;
-        self.change(|state| state.prepare(made.clone())).await
+        self.change(|state| {
+            state.check_room(kind)?;
+            Ok(state.prepare(made.clone()))
+        })
+        .await
     }
 
     pub(super) async fn activate(&self, kind: Kind, key_id: Option<&KeyId>) -> Result<AuthorityInfo, AuthorityError> {
@@ -145,12 +150,12 @@ impl Shared {
             match due {
                 Due::Replace(kind) => {
                     let made = self.maker.make(kind).await?;
-                    self.swap(held, |state| state.prepare(made.clone())).await?;
+                    self.swap(held, |state| Ok(state.prepare(made.clone()))).await?;
                     self.swap(held, |state| state.activate(kind, None)).await?;
                 }
                 Due::Prepare(kind) => {
                     let made = self.maker.make(kind).await?;
-                    self.swap(held, |state| state.prepare(made.clone())).await?;
+                    self.swap(held, |state| Ok(state.prepare(made.clone()))).await?;
                 }
                 Due::Activate(kind) => {
                     self.swap(held, |state| state.activate(kind, None)).await?;
@@ -289,7 +294,7 @@ async fn complete(store: &Store, maker: &Maker) -> Result<(State, Revision), Aut
         let mut after = before.clone();
         after.prune(maker.clock.unix());
         for kind in missing {
-            after.prepare(maker.make(kind).await?)?;
+            after.prepare(maker.make(kind).await?);
             after.activate(kind, None)?;
         }
         after.resequence(&before);

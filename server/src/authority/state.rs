@@ -12,8 +12,10 @@ use super::{AuthorityError, AuthorityInfo, Kind, Slot};
 const FORMAT: u32 = 1;
 /// The shortest life of an authority in seconds: half of it, a sixth of it and the second between them must differ.
 pub(super) const MIN_LIFE: u64 = 6;
-/// The most authorities of one kind that are published at once.
+/// An administrator prepares another authority of a kind only while fewer than this are published, so that the bundle stays small.
 const MAX_PUBLISHED: usize = 32;
+/// Rotation, and a start that needs new keys, must not wait until old authorities have ended: only of more than this does the oldest give way.
+const MAX_KEPT: usize = 128;
 /// How long what has ended stays published at most, for verifiers whose clocks lag.
 const MAX_GRACE: i64 = 24 * 3_600;
 /// How long a prepared authority is published at least before rotation activates it, if its life allows.
@@ -126,12 +128,28 @@ impl State {
         records.into_iter().map(Record::info).collect()
     }
 
-    /// Puts a new one into the prepared slot, in place of what is there.
-    pub(super) fn prepare(&mut self, record: Record) -> Result<AuthorityInfo, AuthorityError> {
+    /// Whether an administrator may have another one prepared.
+    pub(super) fn check_room(&self, kind: Kind) -> Result<(), AuthorityError> {
+        match self.kept(kind) {
+            0..MAX_PUBLISHED => Ok(()),
+            count => Err(AuthorityError::TooMany { kind, count }),
+        }
+    }
+
+    fn kept(&self, kind: Kind) -> usize {
+        self.of(kind).filter(|record| record.slot != Slot::Prepared).count()
+    }
+
+    /// Puts a new one into the prepared slot, in place of what is there. Where there are far too many, the oldest go.
+    pub(super) fn prepare(&mut self, record: Record) -> AuthorityInfo {
         let kind = record.kind;
-        let kept = self.of(kind).filter(|record| record.slot != Slot::Prepared).count();
-        if kept >= MAX_PUBLISHED {
-            return Err(AuthorityError::TooMany { kind, count: kept });
+        while self.kept(kind) >= MAX_KEPT {
+            let old = self.authorities.iter().enumerate();
+            let old = old.filter(|(_, record)| record.kind == kind && record.slot == Slot::Old);
+            let Some((oldest, _)) = old.min_by_key(|(_, record)| record.issued_at) else {
+                break;
+            };
+            self.authorities.remove(oldest);
         }
         self.authorities
             .retain(|record| record.kind != kind || record.slot != Slot::Prepared);
@@ -140,10 +158,10 @@ impl State {
             slot: Slot::Prepared,
             ..record
         });
-        Ok(AuthorityInfo {
+        AuthorityInfo {
             slot: Slot::Prepared,
             ..info
-        })
+        }
     }
 
     /// Makes the prepared one active, and the active one old.

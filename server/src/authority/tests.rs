@@ -288,6 +288,31 @@ async fn a_clock_that_jumps_back_or_far_ahead_gets_new_authorities_when_it_is_no
 }
 
 #[tokio::test]
+async fn what_was_made_by_hand_does_not_keep_rotation_from_making_more() {
+    let ground = Ground::new();
+    let authorities = ground.start(disk(1)).await;
+    let refused = loop {
+        match authorities.prepare(Kind::Wit).await {
+            Ok(prepared) => drop(authorities.activate(Kind::Wit, Some(&prepared.key_id)).await.unwrap()),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(refused, AuthorityError::TooMany { count: 32, .. }),
+        "{refused}"
+    );
+    let supervisor = Supervisor::embedded();
+    supervisor.spawn("rotation", authorities.clone().run(supervisor.token()));
+    let before = authorities.wit();
+    for seconds in [300, 250] {
+        ground.clock.advance(Duration::from_secs(seconds));
+        authorities.settled().await;
+    }
+    assert_ne!(authorities.wit().key_id(), before.key_id());
+    supervisor.shutdown(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
 async fn metrics_show_the_seconds_until_an_authority_ends() {
     let ground = Ground::new();
     let authorities = ground.start(disk(1)).await;

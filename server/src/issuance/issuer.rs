@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use mintmark_identity::{JwsAlg, Serial, TrustDomain, Ttl};
+use mintmark_identity::{JwsAlg, Serial, SpiffeId, TrustDomain, Ttl};
 use mintmark_proto::ledger::Leaf;
 use mintmark_runtime::clock::Clock;
 use mintmark_runtime::crypto::fill_random;
@@ -13,7 +13,7 @@ use super::form::{Form, JwtForm, WitForm, X509Form};
 use super::leaf;
 use super::metrics::{Metrics, Phase};
 use super::{JwtOrder, JwtSvid, Refusal, WitOrder, WitSvid, X509Order, X509Svid};
-use crate::attest::Attested;
+use crate::attest::{Attested, By, join_token};
 use crate::authority::{Authorities, SignError};
 use crate::ledger::{Durable, Ledger};
 use crate::mint::Validity;
@@ -333,15 +333,28 @@ fn tell<F: Form>(asked: &Attested, orders: &[F::Order], answers: &[Result<F::Svi
             Ok(svid) => {
                 if tracing::enabled!(target: ISSUED, tracing::Level::DEBUG) {
                     let (serial, ends) = F::outcome(svid);
-                    tracing::debug!(target: ISSUED, kind = F::KIND, %serial, %spiffe_id, entry, by = %asked.by(), ends, "issued");
+                    let (spiffe_id, by) = names(asked, spiffe_id);
+                    tracing::debug!(target: ISSUED, kind = F::KIND, %serial, %spiffe_id, entry, %by, ends, "issued");
                 }
             }
             // What hits all orders of a call alike is told once.
             Err(why) if !why.is_callers_fault() && std::mem::replace(&mut is_told, true) => {}
             Err(why) => {
                 let reason = why.reason();
-                tracing::warn!(target: REFUSED, kind = F::KIND, %spiffe_id, entry, by = %asked.by(), reason, %why, "refused");
+                let (spiffe_id, by) = names(asked, spiffe_id);
+                tracing::warn!(target: REFUSED, kind = F::KIND, %spiffe_id, entry, %by, reason, %why, "refused");
             }
         }
+    }
+}
+
+/// Whose a credential is and who asks, for the log. A node that asks for its own may not have joined yet: its join token is then still good.
+fn names(asked: &Attested, spiffe_id: &SpiffeId) -> (String, String) {
+    match asked.by() {
+        By::Node(node) if node == spiffe_id => {
+            let name = join_token::without_token(node);
+            (name.clone(), name)
+        }
+        by => (spiffe_id.to_string(), by.to_string()),
     }
 }

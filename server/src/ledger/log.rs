@@ -1,6 +1,7 @@
 //! What the writer, the keeper and the callers of one open log share.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use mintmark_runtime::clock::Clock;
 
@@ -14,6 +15,9 @@ use super::queue::Queue;
 use super::settings::Settings;
 use super::tree::Stored;
 
+/// Of the retention, the clock may have been set ahead by this part.
+const AHEAD: u64 = 16;
+
 /// One log, open for appending.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -26,6 +30,8 @@ pub(super) struct Log {
     pub(super) metrics: Metrics,
     pub(super) retention_secs: u64,
     pub(super) max_size: u64,
+    /// When it was opened, by the clock that can be set and by the one that cannot.
+    opened: (i64, Instant),
     /// Why the last batch was refused, where it was for want of room.
     refused: Mutex<Option<LedgerError>>,
     /// The logs of this ledger that are no longer appended to, oldest first.
@@ -44,6 +50,7 @@ impl Log {
         settings: Settings,
     ) -> Self {
         let (size, number) = (stored.tree().size(), stored.number);
+        let opened = (settings.clock.unix(), settings.clock.instant());
         Self {
             signer,
             stored,
@@ -54,6 +61,7 @@ impl Log {
             metrics: settings.metrics,
             retention_secs: settings.retention.as_secs(),
             max_size: settings.max_size,
+            opened,
             refused: Mutex::default(),
             older,
             lock: Mutex::new(Some(lock)),
@@ -92,6 +100,15 @@ impl Log {
     /// Bytes of leaves and hashes of all logs.
     pub(super) fn bytes(&self) -> u64 {
         self.all().map(|log| log.stored.tree().bytes()).sum()
+    }
+
+    /// The time by which leaves are too old, seconds since 1970. A clock that is set far ahead, if only for a moment, must not cost the record of a month: since
+    /// the log was opened, no more time has passed than the steady clock says, but for a small part of the retention.
+    pub(super) fn age_clock(&self) -> u64 {
+        let (wall, steady) = self.opened;
+        let passed = self.clock.instant().saturating_duration_since(steady).as_secs();
+        let latest = wall.saturating_add_unsigned(passed.saturating_add(self.retention_secs / AHEAD));
+        u64::try_from(self.clock.unix().min(latest)).unwrap_or(0)
     }
 
     /// Bytes left: on the filesystem, or up to the maximum size.

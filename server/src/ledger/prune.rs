@@ -25,7 +25,7 @@ const WARN_AGAIN_PERCENT: u64 = 75;
 pub(super) fn prune(log: &Log, sealed: u64) -> Result<(), LedgerError> {
     let mut gone = 0;
     while let Some((owner, oldest)) = oldest(log) {
-        let now = u64::try_from(log.clock.unix()).unwrap_or(0);
+        let now = log.age_clock();
         // Room for the open segment to grow as large as a sealed one.
         let open = log.stored.tree().open.end;
         let wanted = log.bytes().saturating_add(oldest.bytes.saturating_sub(open));

@@ -13,6 +13,8 @@ pub const MAX_FEDERATES_WITH: usize = 64;
 pub const MAX_HINT: usize = 1024;
 /// An entry's ID has at most this many bytes.
 pub const MAX_ID: usize = 255;
+/// An entry has at most this many bytes in all, as the API has it.
+pub const MAX_SIZE: usize = 256 << 10;
 /// A TTL that an entry asks for is at most this long, in seconds (one year).
 pub const MAX_TTL: i32 = 365 * 24 * 3600;
 
@@ -70,6 +72,14 @@ fn invalid(field: &'static str, why: impl ToString) -> InvalidEntry {
         field,
         why: why.to_string(),
     }
+}
+
+/// That an entry has more bytes than [`MAX_SIZE`], which its selectors take.
+pub(super) fn too_large(size: usize) -> InvalidEntry {
+    invalid(
+        "selectors",
+        format!("with them the entry has {size} bytes, which are more than {MAX_SIZE}"),
+    )
 }
 
 impl Entry {

@@ -8,6 +8,8 @@ use tokio::sync::Notify;
 
 use super::index::{Effect, Index};
 
+/// No entry has ended at this time: a node is told of what may have changed for it, and what is its own is decided when it looks.
+pub(super) const ALL: i64 = i64::MIN;
 /// A set that grows past this becomes [`Dirty::All`].
 const MAX_DIRTY: usize = 10_000;
 
@@ -135,7 +137,7 @@ impl State {
     /// Works out a node's reach anew; when it has moved, everything is dirty.
     fn reach_again(&mut self, id: u64, index: &Index) {
         let Some(feed) = self.feeds.get_mut(&id) else { return };
-        let reach = index.reach(&feed.node, &feed.selectors);
+        let reach = index.reach(&feed.node, &feed.selectors, ALL);
         if reach == feed.reach {
             return;
         }

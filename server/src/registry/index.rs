@@ -142,18 +142,19 @@ impl Index {
             .find(|entry| entry.parent_id == *parent_id && entry.selectors == *selectors)
     }
 
-    /// The IDs whose children are the node's entries.
-    pub(super) fn reach(&self, node: &SpiffeId, selectors: &Selectors) -> HashSet<SpiffeId> {
+    /// The IDs whose children are the node's entries at the time `now`: what has ended by then leads nowhere.
+    pub(super) fn reach(&self, node: &SpiffeId, selectors: &Selectors, now: i64) -> HashSet<SpiffeId> {
         let aliases = selectors
             .iter()
             .flat_map(|selector| self.aliases.get(selector))
-            .filter(|alias| alias.selectors.is_subset(selectors))
+            .filter(|alias| !alias.is_expired(now) && alias.selectors.is_subset(selectors))
             .map(|alias| alias.spiffe_id.clone());
         let mut open: Vec<SpiffeId> = aliases.chain([node.clone()]).collect();
         let mut reach = HashSet::new();
         while let Some(parent) = open.pop() {
             if reach.insert(parent.clone()) {
-                let children = self.by_parent.get(&parent).map(|child| &child.spiffe_id);
+                let children = self.by_parent.get(&parent).filter(|child| !child.is_expired(now));
+                let children = children.map(|child| &child.spiffe_id);
                 open.extend(
                     children
                         .filter(|id| self.by_parent.contains(id) && !reach.contains(*id))

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod writers;
+
 struct World {
     registry: Registry,
     clock: Clock,
@@ -364,7 +366,7 @@ proptest! {
         let mut index = Index::new(server.clone());
         let mut plain: std::collections::BTreeMap<String, Arc<Entry>> = Default::default();
         let feeds = Feeds::default();
-        let mut feed = feeds.add(node.clone(), own.clone(), index.reach(&node, &own));
+        let mut feed = feeds.add(node.clone(), own.clone(), index.reach(&node, &own, feed::ALL));
         feed.take();
         let mut known = scan(&plain, &server, &node, &own);
         for step in steps {
@@ -387,7 +389,7 @@ proptest! {
                 }
             };
             feeds.publish(&key, &effect, &index);
-            let reach = index.reach(&node, &own);
+            let reach = index.reach(&node, &own, feed::ALL);
             let by_index: std::collections::BTreeMap<_, _> = index.within(&reach).map(|e| (e.id.to_string(), e.clone())).collect();
             let by_scan = scan(&plain, &server, &node, &own);
             prop_assert_eq!(&by_index, &by_scan);
@@ -415,8 +417,7 @@ fn scan(
     let aliases = entries
         .values()
         .filter(|e| e.parent_id == *server && e.selectors.is_subset(selectors));
-    let mut reach: std::collections::HashSet<SpiffeId> =
-        aliases.map(|e| e.spiffe_id.clone()).chain([node.clone()]).collect();
+    let mut reach: HashSet<SpiffeId> = aliases.map(|e| e.spiffe_id.clone()).chain([node.clone()]).collect();
     loop {
         let more: Vec<_> = entries
             .values()

@@ -22,6 +22,8 @@ use crate::trust::documents;
 
 /// Connections to the admin socket at a time.
 const ADMINS: usize = 256;
+/// Connections to any other listener from one address at a time.
+const FROM_ONE_SOURCE: usize = 256;
 
 /// Sockets that are bound; what connects waits until they are served.
 pub(super) struct Sockets {
@@ -119,12 +121,15 @@ fn open_api(socket: TcpListener, api: &Api, context: &Context<'_>) -> Result<(),
     let clock = &context.rooms.clock;
     let auth = ClientAuth::Optional(Arc::clone(&context.anchors));
     let tls = tls::server_config(Arc::new(context.rooms.credential.clone()), auth, &[ALPN_H2], clock);
-    let connections = Limits {
-        connections: context.config.limits.connections,
-        per_source: None,
-    };
+    let connections = context.config.limits.connections;
     let limits = TlsLimits {
-        connections,
+        connections: Limits {
+            connections,
+            // A fleet behind one gateway has room, and no single address can keep all others out.
+            per_source: Some(connections - connections / 4),
+        },
+        // One in its handshake costs no more than one that is open. With a lower limit, a few that say nothing would make everybody wait.
+        handshakes: connections,
         ..TlsLimits::default()
     };
     let incoming = tls::incoming(socket, tls, limits, stats("api", context.metrics), clock.clone());
@@ -181,6 +186,7 @@ fn open_http(name: &'static str, socket: TcpListener, router: Router, context: &
 fn serving(name: &str, context: &Context<'_>) -> Serving {
     let mut serving = Serving::new(context.rooms.clock.clone(), context.doors.token());
     serving.stats = stats(name, context.metrics);
+    serving.connections.connections.per_source = Some(FROM_ONE_SOURCE);
     serving
 }
 

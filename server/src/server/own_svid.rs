@@ -1,11 +1,13 @@
 //! The server's own X.509-SVID: issued as any other, shown on the API's listener and, without a certificate from files, on the `https` listener.
 //!
 //! It is replaced at half of its life, and when another authority begins to sign: so it has left an authority before that one can be tainted, and after a jump of the
-//! clock, which makes new authorities, it is valid again at once.
+//! clock, which makes new authorities, it is valid again at once. It is also
+//! replaced when the clock is set back to before it began, as it would be refused by everybody whose clock is right.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mintmark_identity::{KeyId, PublicKey, SpiffeId, dns};
 use rcgen::{KeyPair, PublicKeyData as _};
@@ -22,6 +24,9 @@ use crate::issuance::X509Order;
 
 /// When it could not be replaced, it is tried again after so many seconds.
 const RETRY: i64 = 10;
+
+/// How often it is seen whether the clock was set back.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the certificate is good for beside the SPIFFE ID.
 pub(super) struct Names {
@@ -72,6 +77,8 @@ pub(super) struct OwnSvid {
     rooms: Rooms,
     names: Names,
     signer: watch::Receiver<KeyId>,
+    /// From when on the one that is shown is valid, Unix seconds.
+    not_before: i64,
     /// When it is to be replaced, Unix seconds.
     due: i64,
 }
@@ -80,11 +87,12 @@ impl OwnSvid {
     /// Issues the first one.
     pub(super) async fn issue(rooms: Rooms, names: Names) -> Result<Self, StartError> {
         let signer = rooms.authorities.watch_signer();
-        let due = issue(&rooms, &names).await?;
+        let (not_before, due) = issue(&rooms, &names).await?;
         Ok(Self {
             rooms,
             names,
             signer,
+            not_before,
             due,
         })
     }
@@ -96,10 +104,13 @@ impl OwnSvid {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = clock.sleep_until_unix(self.due) => {}
+                () = clock.sleep(LOOK_AGAIN) => if clock.unix() >= self.not_before {
+                    continue;
+                },
                 changed = self.signer.changed() => if changed.is_err() { return },
             }
             match issue(&self.rooms, &self.names).await {
-                Ok(half_life) => self.due = half_life,
+                Ok((not_before, half_life)) => (self.not_before, self.due) = (not_before, half_life),
                 Err(error) => {
                     tracing::warn!(%error, "the server's own SVID could not be replaced; trying again in {RETRY} s, or when another authority signs");
                     self.due = clock.unix() + RETRY;
@@ -109,8 +120,8 @@ impl OwnSvid {
     }
 }
 
-/// Issues one and shows it; gives when half of its life is over.
-async fn issue(rooms: &Rooms, names: &Names) -> Result<i64, StartError> {
+/// Issues one and shows it; gives when it begins, and when half of its life is over.
+async fn issue(rooms: &Rooms, names: &Names) -> Result<(i64, i64), StartError> {
     let failed = |why: String| StartError::OwnSvid(why);
     let key = KeyPair::generate().map_err(|error| failed(error.to_string()))?;
     let public_key =
@@ -130,7 +141,7 @@ async fn issue(rooms: &Rooms, names: &Names) -> Result<i64, StartError> {
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     rooms.credential.set(chain, key)?;
     tracing::info!(serial = %svid.serial, not_after = svid.not_after, authority = %svid.key_id, "the server has a new SVID of its own");
-    Ok(svid.not_before.midpoint(svid.not_after))
+    Ok((svid.not_before, svid.not_before.midpoint(svid.not_after)))
 }
 
 #[cfg(test)]

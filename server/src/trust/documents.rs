@@ -17,6 +17,7 @@ use axum::routing::get;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use mintmark_identity::{Bundle, BundleError, JwsAlg, PublicKey};
+use ring::digest::{Context, SHA256};
 use serde::Serialize;
 
 use crate::authority::Authorities;
@@ -109,11 +110,21 @@ fn make(bundle: Arc<Bundle>, issuer: &str) -> Result<Made, BundleError> {
     };
     let max_age = bundle.refresh_hint.unwrap_or(DEFAULT_MAX_AGE);
     let ascii = |text: String| HeaderValue::from_str(&text).expect("digits and letters are a header's value");
+    let (json, configuration, keys) = (
+        bundle.to_json()?,
+        serde_json::to_string(&configuration)?,
+        bundle.oidc_jwks()?,
+    );
+    // Of the content, not the bundle's number: another configuration, or a restored backup, has other documents under the same one.
+    let mut digest = Context::new(&SHA256);
+    for document in [&json, &configuration, &keys] {
+        digest.update(document.as_bytes());
+    }
     Ok(Made {
-        bundle: bundle.to_json()?,
-        configuration: serde_json::to_string(&configuration)?,
-        keys: bundle.oidc_jwks()?,
-        etag: ascii(format!("\"{:x}\"", bundle.sequence)),
+        bundle: json,
+        configuration,
+        keys,
+        etag: ascii(format!("\"{}\"", hex::encode(&digest.finish().as_ref()[..16]))),
         cache: ascii(format!("public, max-age={max_age}")),
         of: bundle,
     })
@@ -159,7 +170,23 @@ fn path_of(issuer: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use mintmark_identity::TrustDomain;
+
     use super::*;
+
+    #[test]
+    fn documents_that_differ_are_not_taken_for_each_other() {
+        let of = |change: &dyn Fn(&mut Bundle), issuer: &str| {
+            let mut bundle = Bundle::new(TrustDomain::parse("example.org").unwrap());
+            bundle.sequence = 7;
+            change(&mut bundle);
+            make(Arc::new(bundle), issuer).unwrap().etag
+        };
+        let one = of(&|_| {}, "https://a.example");
+        assert_eq!(one, of(&|_| {}, "https://a.example"));
+        assert_ne!(one, of(&|bundle| bundle.refresh_hint = Some(5), "https://a.example"));
+        assert_ne!(one, of(&|_| {}, "https://b.example"));
+    }
 
     #[test]
     fn an_issuers_path_is_served_too() {

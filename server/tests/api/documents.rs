@@ -216,6 +216,21 @@ async fn the_servers_own_svid_is_replaced_at_half_of_its_life() {
 }
 
 #[tokio::test]
+async fn the_servers_own_svid_is_replaced_when_the_clock_is_set_back_to_before_it_began() {
+    let world = World::new().await;
+    let first = shown(&world);
+    world.clock.advance(Duration::from_secs(1801));
+    replaced(&world, &first).await;
+    // The authority has begun by then, and signs on: nothing but the clock tells that the SVID has not.
+    let second = shown(&world);
+    world.clock.set_unix(world.clock.unix() - 1_200);
+    world.clock.advance(Duration::from_secs(61));
+    replaced(&world, &second).await;
+    world.node().await;
+    world.shutdown().await;
+}
+
+#[tokio::test]
 async fn certificates_from_files_are_shown_and_read_again_when_they_change() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str| {

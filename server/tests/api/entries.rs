@@ -3,7 +3,7 @@
 use mintmark_proto::spire::server::entry::entry_client::EntryClient;
 use mintmark_proto::spire::server::entry::{
     BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest, CountEntriesRequest, GetEntryRequest,
-    ListEntriesRequest, SyncAuthorizedEntriesRequest, list_entries_request,
+    ListEntriesRequest, SyncAuthorizedEntriesRequest, SyncAuthorizedEntriesResponse, list_entries_request,
 };
 use mintmark_proto::spire::types;
 use tonic::Code;
@@ -305,6 +305,45 @@ async fn a_bad_entry_is_refused_by_itself_and_names_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn an_entry_that_a_batch_names_twice_is_answered_twice() {
+    let world = World::new().await;
+    let id = world.entry(entry("/w", "/spire/server")).await;
+    let mut admin = EntryClient::new(world.admin().await);
+    let change = |hint: &str| types::Entry {
+        id: id.clone(),
+        hint: hint.into(),
+        ..Default::default()
+    };
+    let request = BatchUpdateEntryRequest {
+        entries: vec![change("first"), change("second")],
+        input_mask: Some(types::EntryMask {
+            hint: true,
+            ..Default::default()
+        }),
+        output_mask: None,
+    };
+    let updated = admin.batch_update_entry(request).await.unwrap().into_inner().results;
+    let updated: Vec<_> = updated.iter().map(|result| result.entry.as_ref().unwrap()).collect();
+    let seen = updated.iter().map(|entry| (&*entry.hint, entry.revision_number));
+    assert_eq!(seen.collect::<Vec<_>>(), [("first", 1), ("second", 2)]);
+    let request = GetEntryRequest {
+        id: id.clone(),
+        output_mask: None,
+    };
+    let now = admin.get_entry(request).await.unwrap().into_inner();
+    assert_eq!(&now, updated[1]);
+    let request = BatchDeleteEntryRequest {
+        ids: vec![id.clone(), id.clone()],
+    };
+    let deleted = admin.batch_delete_entry(request).await.unwrap().into_inner().results;
+    let codes = deleted
+        .iter()
+        .map(|result| Code::from_i32(result.status.as_ref().unwrap().code));
+    assert_eq!(codes.collect::<Vec<_>>(), [Code::Ok, Code::NotFound]);
+    world.shutdown().await;
+}
+
+#[tokio::test]
 async fn entries_are_found_by_filter_and_page() {
     let world = World::new().await;
     let mut client = EntryClient::new(world.admin().await);
@@ -524,6 +563,15 @@ async fn a_node_with_few_entries_gets_them_at_once() {
     );
     assert!(!answer.more && answer.entry_revisions.is_empty());
     assert_eq!(in_time(answers.message()).await.unwrap(), None);
+    let without = world.node().await;
+    let mut answers = EntryClient::new(without.channel.clone())
+        .sync_authorized_entries(tokio_stream::iter([SyncAuthorizedEntriesRequest::default()]))
+        .await
+        .unwrap()
+        .into_inner();
+    let nothing = in_time(answers.message()).await.unwrap();
+    assert_eq!(nothing, Some(SyncAuthorizedEntriesResponse::default()));
+    assert_eq!(in_time(answers.message()).await.unwrap(), None);
     for request in [
         SyncAuthorizedEntriesRequest {
             output_mask: None,
@@ -577,6 +625,8 @@ async fn a_node_with_many_entries_is_told_of_their_revisions_and_asks_for_what_i
         (ids[..600].to_vec(), vec![500, 100]),
         (vec!["nobody".into()], vec![0]),
         (vec![ids[0].clone()], vec![1]),
+        // However often it is asked for.
+        (vec![ids[0].clone(); 50_000], vec![1]),
     ] {
         requests
             .send(SyncAuthorizedEntriesRequest {

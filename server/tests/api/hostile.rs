@@ -10,6 +10,7 @@ use mintmark_proto::spire::server::entry::entry_client::EntryClient;
 use mintmark_proto::spire::server::entry::{CountEntriesRequest, GetAuthorizedEntriesRequest};
 use mintmark_proto::spire::server::svid::svid_client::SvidClient;
 use mintmark_proto::spire::server::svid::{BatchNewX509svidRequest, NewX509svidParams};
+use mintmark_proto::spire::types;
 use mintmark_runtime::tls::Credential;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -234,5 +235,70 @@ async fn who_attests_too_often_waits_and_is_then_refused() {
         .get_bundle(GetBundleRequest::default())
         .await
         .unwrap();
+    world.shutdown().await;
+}
+
+/// A call of GetBundle, which anyone may make, with these messages for a request.
+async fn get_bundle<S>(world: &World, messages: S) -> Result<types::Bundle, tonic::Status>
+where
+    S: futures::Stream<Item = types::Selector> + Send + 'static,
+{
+    let mut grpc = tonic::client::Grpc::new(world.anonymous().await);
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/spire.api.server.bundle.v1.Bundle/GetBundle");
+    let codec = tonic_prost::ProstCodec::<types::Selector, types::Bundle>::default();
+    let answer = grpc.client_streaming(tonic::Request::new(messages), path, codec).await;
+    answer.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn who_has_no_name_cannot_make_the_server_hold_what_they_send() {
+    let world = World::new().await;
+    // Unknown fields, as far as GetBundle is concerned.
+    let of_size = |bytes: usize| types::Selector {
+        r#type: String::new(),
+        value: "x".repeat(bytes),
+    };
+    let large = get_bundle(&world, tokio_stream::iter([of_size(1_100)]))
+        .await
+        .unwrap_err();
+    assert_eq!(large.code(), Code::OutOfRange, "{large}");
+    // A request that never comes whole is given up.
+    let call = get_bundle(&world, futures::stream::pending());
+    let pass = async {
+        loop {
+            tokio::task::yield_now().await;
+            world.clock.advance(std::time::Duration::from_secs(1));
+        }
+    };
+    let given_up = in_time(async {
+        tokio::select! {
+            answer = call => answer.unwrap_err(),
+            () = pass => unreachable!(),
+        }
+    });
+    let given_up = given_up.await;
+    assert_eq!(given_up.code(), Code::DeadlineExceeded, "{given_up}");
+    world.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_address_cannot_keep_all_others_out() {
+    let world = World::with(|config| config.limits.connections = 8).await;
+    let api = world.server.api_addr().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        silent.push(socket.connect(api).await.unwrap());
+    }
+    let refused = || world.server.metrics().encode().unwrap();
+    in_time(async {
+        while !refused().contains("api_connections_total{result=\"over_source_limit\"} 14") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    world.node().await;
     world.shutdown().await;
 }

@@ -26,7 +26,7 @@ fn record(kind: Kind, issued_at: i64, life: i64) -> Record {
 fn started(now: i64, life: i64) -> State {
     let mut state = State::new();
     for kind in Kind::ALL {
-        state.prepare(record(kind, now, life)).unwrap();
+        state.prepare(record(kind, now, life));
         state.activate(kind, None).unwrap();
     }
     state
@@ -38,11 +38,11 @@ fn rotate(state: &mut State, now: i64, life: i64) {
     for due in state.due(now) {
         match due {
             Due::Replace(kind) => {
-                state.prepare(record(kind, now, life)).unwrap();
+                state.prepare(record(kind, now, life));
                 state.activate(kind, None).unwrap();
             }
             Due::Prepare(kind) => {
-                state.prepare(record(kind, now, life)).unwrap();
+                state.prepare(record(kind, now, life));
             }
             Due::Activate(kind) => {
                 state.activate(kind, None).unwrap();
@@ -92,20 +92,34 @@ fn one_that_is_prepared_late_is_published_for_a_while_before_it_signs() {
 }
 
 #[test]
-fn no_more_than_32_of_a_kind_are_published() {
+fn no_more_than_32_of_a_kind_are_made_by_hand() {
     let mut state = State::new();
     for at in 0..32 {
-        state.prepare(record(Kind::Jwt, at, 1_000)).unwrap();
+        state.check_room(Kind::Jwt).unwrap();
+        state.prepare(record(Kind::Jwt, at, 1_000));
         state.activate(Kind::Jwt, None).unwrap();
     }
     assert!(matches!(
-        state.prepare(record(Kind::Jwt, 32, 1_000)),
+        state.check_room(Kind::Jwt),
         Err(AuthorityError::TooMany { count: 32, .. })
     ));
     state.taint(Kind::Jwt, None).unwrap();
     state.revoke(Kind::Jwt, None).unwrap();
-    state.prepare(record(Kind::Jwt, 32, 1_000)).unwrap();
-    state.prepare(record(Kind::Jwt, 33, 1_000)).unwrap();
+    state.check_room(Kind::Jwt).unwrap();
+}
+
+#[test]
+fn rotation_goes_on_however_many_were_made_and_keeps_the_newest() {
+    let mut state = started(0, 1_000_000);
+    for at in 1..=200 {
+        // As a start does whose key manager has forgotten everything.
+        state.prepare(record(Kind::Jwt, at, 1_000_000));
+        state.activate(Kind::Jwt, None).unwrap();
+    }
+    let issued: Vec<_> = state.of(Kind::Jwt).map(|record| record.issued_at).collect();
+    assert_eq!(issued, (200 - 127..=200).collect::<Vec<_>>());
+    assert_eq!(state.get(Kind::Jwt, Slot::Active).unwrap().issued_at, 200);
+    assert!(state.get(Kind::X509, Slot::Active).is_some());
 }
 
 #[test]

@@ -83,6 +83,28 @@ async fn what_is_too_old_goes_and_what_remains_proves() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_ahead_prunes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(1_700_000_000);
+    let settings = Settings {
+        retention: Duration::from_secs(1800),
+        ..Settings::new(clock.clone())
+    };
+    let ledger = Ledger::open_or_create(root.path(), DOMAIN, 1, settings).unwrap();
+    fill(&ledger, SEGMENT).await;
+    clock.set_unix(1_800_000_000);
+    fill(&ledger, 2 * SEGMENT).await;
+    clock.set_unix(1_700_000_000);
+    fill(&ledger, 2 * SEGMENT + 1).await;
+    assert_eq!(ledger.reader().minimum(), 0);
+    // Time that has really passed counts.
+    clock.advance(Duration::from_secs(1801));
+    fill(&ledger, 3 * SEGMENT).await;
+    ledger.shutdown().await.unwrap();
+    assert_eq!(open(root.path()).reader().minimum(), SEGMENT);
+}
+
+#[tokio::test]
 async fn the_roots_and_the_minimum_index_of_a_pruned_log_are_covered() {
     let root = tempfile::tempdir().unwrap();
     let (_, late) = pruned(root.path(), Duration::from_secs(1800)).await;

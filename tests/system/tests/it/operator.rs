@@ -276,6 +276,7 @@ fn authorities_are_prepared_activated_tainted_and_revoked_by_hand() {
     let status = dev.mintmark(["status", "--output", "json"]).ok().json();
     assert_eq!(status["server"]["trust_domain"], "dev.mintmark.test");
     assert_eq!(status["workload_api"]["health"], "serving");
+    assert_eq!(status["workload_api"]["link"], "up");
 }
 
 #[test]
