@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
-use system::{Dev, Program, binary, eventually};
+use system::{Program, binary, eventually, run};
 
 const INTRODUCTION: &str = "# Metrics
 
@@ -19,36 +19,86 @@ In Prometheus' text format, at `/metrics` of `listen.metrics`: `127.0.0.1:9090` 
 #[test]
 fn every_metric_is_in_the_reference_as_it_is_served() {
     let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("server.toml");
-    let text = format!(
-        "trust_domain = \"example.org\"\ndata_dir = {:?}\n[listen]\nadmin = {:?}\napi = \"127.0.0.1:0\"\nhttps = \"127.0.0.1:0\"\n\
-         metrics = \"127.0.0.1:0\"\nhealth = \"127.0.0.1:0\"\n",
-        dir.path().join("server"),
-        dir.path().join("admin.sock")
-    );
-    std::fs::write(&config, text).unwrap();
-    let server = Program::start(
+    let path = |name: &str| dir.path().join(name);
+    let start = |program: &str, config: String| {
+        let file = path(&format!("{program}.toml"));
+        std::fs::write(&file, config).unwrap();
+        Program::start(
+            program,
+            Command::new(binary(program)).args(["run", "--config"]).arg(&file),
+        )
+    };
+    let mintmark = |args: &[&str]| {
+        let mut command = Command::new(binary("mintmark"));
+        command
+            .args(args)
+            .env("MINTMARK_ADMIN_SOCKET", path("admin.sock"))
+            .env("SPIFFE_ENDPOINT_SOCKET", path("workload.sock"));
+        run(&mut command, b"")
+    };
+    let any = "127.0.0.1:0";
+    let server = start(
         "mintmark-server",
-        Command::new(binary("mintmark-server"))
-            .args(["run", "--config"])
-            .arg(&config),
+        format!(
+            "trust_domain = \"example.org\"\ndata_dir = {:?}\n\
+             [listen]\nadmin = {:?}\napi = {any:?}\nhttps = {any:?}\nmetrics = {any:?}\nhealth = {any:?}\n",
+            path("server"),
+            path("admin.sock")
+        ),
     );
-    let mut address = None;
-    eventually("the server says where its metrics are", || {
-        let said = server.said();
-        let found = said.split_once("metrics=\"").and_then(|(_, rest)| rest.split_once('"'));
-        address = found.map(|(address, _)| address.to_owned());
-        address.is_some()
+    let address = |listener: &str| {
+        let mut address = String::new();
+        eventually("the server says where it listens", || {
+            let said = server.said();
+            let told = said
+                .split_once(&format!(" {listener}=\""))
+                .and_then(|(_, rest)| rest.split_once('"'));
+            address = told.map_or_else(String::new, |(address, _)| address.to_owned());
+            !address.is_empty()
+        });
+        address
+    };
+    let (api, of_server) = (address("api"), address("metrics"));
+    std::fs::write(path("bundle.pem"), mintmark(&["bundle", "show"]).ok().stdout).unwrap();
+    let token = mintmark(&["token", "create"]).ok().line().to_owned();
+    let of_attestor = TcpListener::bind(any).unwrap().local_addr().unwrap().to_string();
+    let attestor = start(
+        "mintmark-attestor",
+        format!(
+            "trust_domain = \"example.org\"\ndata_dir = {:?}\nserver = {api:?}\ntrust_bundle = {:?}\n\
+             [listen]\nworkload = {:?}\nmetrics = {of_attestor:?}\nhealth = {any:?}\n[join]\ntoken = {token:?}\n",
+            path("attestor"),
+            path("bundle.pem"),
+            path("workload.sock")
+        ),
+    );
+    eventually("the node joins", || attestor.said().contains("in step with the server"));
+    // A metric with labels is served once something was counted.
+    mintmark(&["fetch", "x509"]).refused(1, "no identity issued");
+    for listener in ["https", "health"] {
+        drop(TcpStream::connect(address(listener)).unwrap());
+    }
+    let mut served = Vec::new();
+    // Connections are counted when they are taken up.
+    eventually("all listeners have counted", || {
+        served = families(&of_server);
+        ["https", "health", "metrics"].iter().all(|listener| {
+            let name = format!("mintmark_server_{listener}_connections");
+            served.iter().any(|[known, ..]| *known == name)
+        })
     });
-    let of_server = families(&address.unwrap());
-    let dev = Dev::start(&dir, &[]);
-    let state: serde_json::Value = serde_json::from_slice(&std::fs::read(dev.dir.join("dev.json")).unwrap()).unwrap();
-    let of_attestor = families(&format!("127.0.0.1:{}", state["ports"]["attestor_metrics"]));
+    let mut of_node = Vec::new();
+    eventually("the node has counted the call", || {
+        of_node = families(&of_attestor);
+        of_node
+            .iter()
+            .any(|[known, ..]| known == "mintmark_attestor_workload_calls")
+    });
 
     let expected = format!(
         "{INTRODUCTION}\n## mintmark-server\n\n{}\n## mintmark-attestor\n\n{}",
-        table(&of_server),
-        table(&of_attestor)
+        table(&served),
+        table(&of_node)
     );
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/metrics.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
