@@ -1,6 +1,7 @@
 """The cluster's certificate authority and what it vouches for, made by openssl in the cluster's directory.
 
-Files NAME.pem and NAME.key; `ca` is the authority, `service-accounts` a bare key pair. Nodes get theirs when they are made.
+Files NAME.pem and NAME.key; `ca` is the authority, `service-accounts` a bare key pair. Nodes get theirs when they are made. The API server is
+known to extension API servers by an authority of its own, `front-proxy-ca`, so that nobody else's certificate passes for it.
 """
 
 import base64
@@ -27,12 +28,13 @@ def path(name, kind="pem"):
 
 def make():
     CERTIFICATES.mkdir(mode=0o700, exist_ok=True)
-    run("openssl", "req", "-x509", *CURVE, "-keyout", path("ca", "key"), "-out", path("ca"), "-days", "3650",
-        "-subj", "/CN=mintmark test cluster", "-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature")
+    authority("ca", "mintmark test cluster")
+    authority("front-proxy-ca", "mintmark test cluster front proxy")
     run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path("service-accounts", "key"))
     run("openssl", "ec", "-in", path("service-accounts", "key"), "-pubout", "-out", path("service-accounts"))
     issue("kube-apiserver", "kube-apiserver", usage="serverAuth",
           names=[*SERVICE_NAMES, *(f"IP:{address}" for address in (CONTROL_ADDRESS, KUBERNETES_SERVICE, "127.0.0.1"))])
+    issue("front-proxy", "front-proxy", by="front-proxy-ca")
     for name, (common_name, organisation) in CLIENTS.items():
         issue(name, common_name, organisation)
     for name in ("admin", "kube-controller-manager", "kube-scheduler", "kube-proxy"):
@@ -46,13 +48,18 @@ def make_for_node(node, number):
     kubeconfig(path(node.name, "kubeconfig"), node.name)
 
 
-def issue(name, common_name, organisation=None, usage="clientAuth", names=()):
+def authority(name, common_name):
+    run("openssl", "req", "-x509", *CURVE, "-keyout", path(name, "key"), "-out", path(name), "-days", "3650",
+        "-subj", f"/CN={common_name}", "-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature")
+
+
+def issue(name, common_name, organisation=None, usage="clientAuth", names=(), by="ca"):
     subject = f"/O={organisation}/CN={common_name}" if organisation else f"/CN={common_name}"
     lines = ["basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature", f"extendedKeyUsage={usage}",
              "authorityKeyIdentifier=keyid", *([f"subjectAltName={','.join(names)}"] if names else [])]
     path(name, "ext").write_text("\n".join(lines) + "\n", encoding="ascii")
     run("openssl", "req", *CURVE, "-keyout", path(name, "key"), "-out", path(name, "csr"), "-subj", subject)
-    run("openssl", "x509", "-req", "-in", path(name, "csr"), "-CA", path("ca"), "-CAkey", path("ca", "key"), "-CAcreateserial",
+    run("openssl", "x509", "-req", "-in", path(name, "csr"), "-CA", path(by), "-CAkey", path(by, "key"), "-CAcreateserial",
         "-days", "3650", "-extfile", path(name, "ext"), "-out", path(name))
     for done in ("csr", "ext"):
         path(name, done).unlink()

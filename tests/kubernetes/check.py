@@ -4,7 +4,6 @@ In: a cluster that is up. Out: nothing, or a Failure that says what did not hold
 """
 
 import json
-import urllib.error
 import urllib.request
 
 import install
@@ -36,12 +35,12 @@ def check():
     apply(state, [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}])
     try:
         apply(state, [service(), *map(probe, nodes), keeper(), mounter(nodes[-1])])
-        kubectl(state, "rollout", "status", "--timeout=60s", "statefulset/keeper")
-        kubectl(state, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+        kubectl(state, "rollout", "status", "--timeout=180s", "statefulset/keeper")
+        kubectl(state, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=180s")
         network(state, nodes)
         volumes_and_mounts(state, nodes)
     finally:
-        kubectl(state, "delete", "namespace", NAMESPACE, "--timeout=60s")
+        kubectl(state, "delete", "namespace", NAMESPACE, "--timeout=180s")
 
 
 def network(state, nodes):
@@ -75,15 +74,15 @@ def expect(what, wanted, found):
 
 def ask(url):
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
             return answer.read().decode("utf-8").strip()
-    except urllib.error.URLError as wrong:
+    except OSError as wrong:
         return f"{url}: {wrong}"
 
 
 def kubectl(state, *words, stdin=None):
     command = [f"{state['programs']}/kubectl", "--namespace", NAMESPACE, *words]
-    return run(*command, env=install.environment(), stdin=stdin, timeout=90).stdout
+    return run(*command, env=install.environment(), stdin=stdin, timeout=200).stdout
 
 
 def apply(state, objects):

@@ -36,6 +36,10 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={path('service-accounts')}",
             f"--service-account-signing-key-file={path('service-accounts', 'key')}",
+            f"--requestheader-client-ca-file={path('front-proxy-ca')}", "--requestheader-allowed-names=front-proxy",
+            "--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={path('front-proxy')}", f"--proxy-client-key-file={path('front-proxy', 'key')}",
             "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true", "--enable-aggregator-routing=true")
 

@@ -91,8 +91,9 @@ def release_binaries():
 
 
 def environment():
-    """For kubectl and Helm: this cluster, and nothing kept elsewhere."""
-    return {**os.environ, "KUBECONFIG": str(KUBECONFIG), "KUBECACHEDIR": str(RUN / "kubectl-cache"),
+    """For kubectl and Helm: this cluster, reached without a proxy, and nothing kept elsewhere."""
+    inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**inherited, "KUBECONFIG": str(KUBECONFIG), "KUBECACHEDIR": str(RUN / "kubectl-cache"),
             **{f"HELM_{kind}_HOME": str(RUN / "helm" / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}}
 
 

@@ -87,6 +87,8 @@ def create(nodes, version, programs):
 def prepare(control, number, programs):
     """A node as far as it comes without an API server."""
     node = Node(number, programs)
+    if node.machine.directory.exists():
+        node.machine.destroy()  # of an `up` that did not come to its end
     node.machine.create()
     network.attach(control.machine, node.machine, number)
     node.start_containerd()

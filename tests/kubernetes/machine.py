@@ -17,6 +17,9 @@ import cgroups
 from place import HERE, RUN, Failure
 from proc import run, tail, wait_until
 
+# Nothing of the caller's: proxies and ETCD_* would be heeded.
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
 
 def machines():
     """All that were made, by name."""
@@ -154,7 +157,7 @@ class Part:
         command = command or self._read()["command"]
         with open(self.log, "ab") as log:
             process = subprocess.Popen(
-                self.machine.entering(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                self.machine.entering(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT,
                 preexec_fn=partial(cgroups.join, self.machine.name))
         outside = Process(process.pid)
         record = {"command": command, "pid": outside.pid, "began": outside.began}
@@ -191,7 +194,7 @@ def last_lines(log, count=12):
     return tail(text, count) or "(nothing)"
 
 
-def wait_for(what, ready, of, timeout=60, interval=0.1):
+def wait_for(what, ready, of, timeout=180, interval=0.1):
     """Until `ready()` is true; returns its value. Fails at once when a part has ended, or late, with the last lines of who is to blame:
     `of` are the parts that this depends on."""
     def check():

@@ -32,8 +32,7 @@ def packages():
     if not shutil.which("apt-get"):
         raise Failure(f"missing, and there is no apt-get to install them with: {', '.join(missing)}")
     say(f"installing {' '.join(missing)}")
-    # A package of a service asks whether to start it: nothing is to run but what the cluster starts.
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run("apt-get", "update", "-qq", timeout=300, env=environment)
     run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, timeout=600, env=environment)
 

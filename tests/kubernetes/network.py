@@ -9,7 +9,6 @@ the way. Services (198.18.1.0/24) are kube-proxy's, on the nodes; the host reach
 """
 
 import json
-import subprocess
 
 from place import CONTROL_ADDRESS, HOST_ADDRESS, PODS, SERVICES, Failure, node_address, node_name, pod_range
 from machine import Machine
@@ -35,6 +34,8 @@ def make(control):
 
 def attach(control, node, number):
     """A node's cable. The other end's name is the node's: `ip link set node1 down` in the control machine cuts it off."""
+    # Of a node of that name that has just gone: the kernel takes its end away a moment later.
+    control.run("ip", "link", "delete", node.name, check=False)
     run("ip", "link", "add", node.name, "netns", control.pid, "type", "veth", "peer", "name", "eth0", "netns", node.pid)
     ip([f"link set {node.name} master {BRIDGE}", f"link set {node.name} up"], control)
     ip([f"address add {node_address(number)}/24 dev eth0", "link set eth0 up"], node)
@@ -68,12 +69,7 @@ def refuse_if_taken():
 
 
 def remove():
-    """The host's link goes with the control machine, a moment later; its routes go with it."""
+    """The host's link, and its routes with it. The kernel does it too when the control machine has ended, but in its own time."""
     def gone():
-        return subprocess.run(["ip", "link", "show", HOST_LINK], capture_output=True, check=False).returncode != 0
-    try:
-        wait_until("the link is gone", gone, timeout=5, interval=0.02)
-    except Failure:
-        run("ip", "link", "delete", HOST_LINK)
-
-
+        return run("ip", "link", "delete", HOST_LINK, check=False).returncode != 0
+    wait_until("the host's link to the cluster is gone", gone, timeout=30, interval=0.02)

@@ -53,7 +53,7 @@ runtime_type = "io.containerd.runc.v2"
         # `restrict_oom_score_adj`: root in a virtual machine or a container may lack CAP_SYS_RESOURCE.
         part = self.machine.start("containerd", ["containerd", "--config", config])
         outside = f"/proc/{self.machine.pid}/root{CONTAINERD}"
-        wait_for(f"containerd of {self.name} listens", lambda: accepts(outside), of=[part], timeout=30)
+        wait_for(f"containerd of {self.name} listens", lambda: accepts(outside), of=[part])
 
     def import_image(self, archive):
         self.machine.run("ctr", "--address", CONTAINERD, "--namespace", "k8s.io", "images", "import", archive, timeout=300)

@@ -52,6 +52,8 @@ def read_state():
         return json.loads(STATE.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise Failure(f"{RUN} is root's, and so is the cluster: run this as root") from None
 
 
 def write_state(state):
