@@ -57,6 +57,9 @@ def network(state, nodes):
         kubectl(state, *inside, CONNECT, KUBERNETES_SERVICE, "443")
         expect(f"what the host hears from the pod on {node}", node, ask(f"http://{addresses[node]}:8080/"))
     expect("what the host hears from the service", nodes, ask(f"http://{cluster_ip}/"))
+    # As it calls a webhook.
+    answer = kubectl(state, "get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/services/probe/proxy/").strip()
+    expect("what the API server hears from the service", nodes, answer)
 
 
 def volumes_and_mounts(state, nodes):
