@@ -24,7 +24,7 @@ class Api:
         self._context = ssl.create_default_context(cafile=certificates.path("ca"))
         self._context.load_cert_chain(certificates.path("admin"), certificates.path("admin", "key"))
 
-    def _call(self, method, path, body=None, content="application/json", timeout=10):
+    def _call(self, method, path, body=None, content="application/json", timeout=30):
         connection = http.client.HTTPSConnection(CONTROL_ADDRESS, API_PORT, timeout=timeout, context=self._context)
         try:
             connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": content})
@@ -40,7 +40,7 @@ class Api:
 
     def ready(self):
         try:
-            return self._call("GET", "/readyz", timeout=3) == "ok"
+            return self._call("GET", "/readyz", timeout=10) == "ok"
         except Refused:
             return False
 

@@ -7,8 +7,7 @@ known to extension API servers by an authority of its own, `front-proxy-ca`, so 
 import base64
 import json
 
-from place import API_PORT, CERTIFICATES, CONTROL_ADDRESS, KUBECONFIG, KUBERNETES_SERVICE, node_address
-from proc import run
+from place import API_PORT, CERTIFICATES, CONTROL_ADDRESS, KUBECONFIG, KUBERNETES_SERVICE, node_address, run
 
 SERVICE_NAMES = [f"DNS:{name}" for name in ("kubernetes", "kubernetes.default", "kubernetes.default.svc",
                                             "kubernetes.default.svc.cluster.local", "localhost")]

@@ -112,7 +112,7 @@ def kill(machine=""):
             except ProcessLookupError:
                 pass
         return not left
-    wait_until("the processes of the cluster end", none_left, timeout=60, interval=0.02)
+    wait_until("the processes of the cluster end", none_left, timeout=120, interval=0.02)
 
 
 def remove(machine=""):
@@ -125,4 +125,4 @@ def remove(machine=""):
             except OSError:
                 return False  # the kernel has not yet let the last process go
         return True
-    wait_until("the cgroups of the cluster can be removed", gone, timeout=30, interval=0.02)
+    wait_until("the cgroups of the cluster can be removed", gone, timeout=120, interval=0.02)

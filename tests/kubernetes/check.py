@@ -10,8 +10,7 @@ import install
 import lifecycle
 from api import Api
 from machine import Machine
-from place import KUBERNETES_SERVICE, Failure, need_state, node_name
-from proc import run
+from place import KUBERNETES_SERVICE, Failure, need_state, node_name, run
 
 NAMESPACE = "cluster-check"
 IMAGE = "mintmark.test/busybox:1"
@@ -22,7 +21,7 @@ echo "$NODE" >/tmp/www/index.html
 exec busybox httpd -f -p 8080 -h /tmp/www
 """
 # The answer's last line from an address and a port; the shell's own network, as the static busybox cannot look up names, not even numbers.
-HEAR = r"exec 3<>/dev/tcp/$0/$1 && printf 'GET / HTTP/1.0\r\n\r\n' >&3 && busybox timeout 5 busybox tail -n 1 <&3"
+HEAR = r"exec 3<>/dev/tcp/$0/$1 && printf 'GET / HTTP/1.0\r\n\r\n' >&3 && busybox timeout 30 busybox tail -n 1 <&3"
 CONNECT = "exec 3<>/dev/tcp/$0/$1"
 KEEP = "echo kept >/data/file && exec busybox sleep 3600"
 MOUNT = "busybox mkdir -p /kubelet/plugins/check && busybox mount -t tmpfs check /kubelet/plugins/check && exec busybox sleep 3600"
@@ -35,12 +34,12 @@ def check():
     apply(state, [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}])
     try:
         apply(state, [service(), *map(probe, nodes), keeper(), mounter(nodes[-1])])
-        kubectl(state, "rollout", "status", "--timeout=180s", "statefulset/keeper")
-        kubectl(state, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=180s")
+        kubectl(state, "rollout", "status", "--timeout=300s", "statefulset/keeper")
+        kubectl(state, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=300s")
         network(state, nodes)
         volumes_and_mounts(state, nodes)
     finally:
-        kubectl(state, "delete", "namespace", NAMESPACE, "--timeout=180s")
+        kubectl(state, "delete", "namespace", NAMESPACE, "--timeout=300s")
 
 
 def network(state, nodes):
@@ -77,7 +76,7 @@ def expect(what, wanted, found):
 
 def ask(url):
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=30) as answer:
             return answer.read().decode("utf-8").strip()
     except OSError as wrong:
         return f"{url}: {wrong}"
@@ -85,7 +84,7 @@ def ask(url):
 
 def kubectl(state, *words, stdin=None):
     command = [f"{state['programs']}/kubectl", "--namespace", NAMESPACE, *words]
-    return run(*command, env=install.environment(), stdin=stdin, timeout=200).stdout
+    return run(*command, env=install.environment(), stdin=stdin, timeout=320).stdout
 
 
 def apply(state, objects):

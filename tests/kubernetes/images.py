@@ -15,8 +15,7 @@ import stat
 import tarfile
 from pathlib import Path
 
-from place import IMAGES, Failure
-from proc import run
+from place import IMAGES, Failure, run
 
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 

@@ -14,8 +14,7 @@ import needs
 import volumes
 from api import Api
 from node import Node
-from place import KUBECONFIG, ROOT, RUN, Failure, locked, need_state, say
-from proc import run
+from place import KUBECONFIG, ROOT, RUN, Failure, locked, need_state, run, say
 
 CHART = ROOT / "deploy" / "chart"
 RELEASE = NAMESPACE = "mintmark"
@@ -50,7 +49,7 @@ def install(arguments):
         if any(changed) and workload.split("/")[1] in installed.stdout:
             call(kubectl, "rollout", "restart", "--namespace", NAMESPACE, workload)
     for workload in READY:
-        call(kubectl, "rollout", "status", "--namespace", NAMESPACE, "--timeout=120s", workload)
+        call(kubectl, "rollout", "status", "--namespace", NAMESPACE, "--timeout=300s", workload)
 
 
 def wanted(manifests):

@@ -142,7 +142,7 @@ def clear():
     cgroups.kill()
     cgroups.remove()
     network.remove()
-    wait_until("no mount of the cluster is left", lambda: not mounts_left(), timeout=30)
+    wait_until("no mount of the cluster is left", lambda: not mounts_left(), timeout=120)
     restore_sysctls()
     for path in RUN.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import cgroups
-from place import HERE, RUN, Failure
-from proc import run, tail, wait_until
+from place import HERE, RUN, Failure, run
+from proc import tail, wait_until
 
 # Nothing of the caller's: proxies and ETCD_* would be heeded.
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -183,7 +183,7 @@ class Part:
             if pid is not None:
                 os.kill(pid, signal.SIGKILL)
             return not self.alive()
-        wait_until(f"{self.name} ends", ended, timeout=30)
+        wait_until(f"{self.name} ends", ended, timeout=120)
 
     def said(self):
         return f"the last lines of {self.name} ({self.log}):\n{last_lines(self.log)}"
@@ -194,7 +194,7 @@ def last_lines(log, count=12):
     return tail(text, count) or "(nothing)"
 
 
-def wait_for(what, ready, of, timeout=180, interval=0.1):
+def wait_for(what, ready, of, timeout=300, interval=0.1):
     """Until `ready()` is true; returns its value. Fails at once when a part has ended, or late, with the last lines of who is to blame:
     `of` are the parts that this depends on."""
     def check():

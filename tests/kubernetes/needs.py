@@ -8,8 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from place import HERE, Failure, say
-from proc import run
+from place import HERE, Failure, run, say
 
 # By a file or command that the package brings.
 PACKAGES = {
@@ -33,7 +32,7 @@ def packages():
         raise Failure(f"missing, and there is no apt-get to install them with: {', '.join(missing)}")
     say(f"installing {' '.join(missing)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    run("apt-get", "update", "-qq", timeout=300, env=environment)
+    run("apt-get", "update", "-qq", env=environment)
     run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, timeout=600, env=environment)
 
 

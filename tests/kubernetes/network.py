@@ -10,9 +10,9 @@ the way. Services (198.18.1.0/24) are kube-proxy's, on the nodes; the host reach
 
 import json
 
-from place import CONTROL_ADDRESS, HOST_ADDRESS, PODS, SERVICES, Failure, node_address, node_name, pod_range
+from place import CONTROL_ADDRESS, HOST_ADDRESS, PODS, SERVICES, Failure, node_address, node_name, pod_range, run
 from machine import Machine
-from proc import run, wait_until
+from proc import wait_until
 
 HOST_LINK = "mintmark0"
 BRIDGE = "machines"
@@ -72,4 +72,4 @@ def remove():
     """The host's link, and its routes with it. The kernel does it too when the control machine has ended, but in its own time."""
     def gone():
         return run("ip", "link", "delete", HOST_LINK, check=False).returncode != 0
-    wait_until("the host's link to the cluster is gone", gone, timeout=30, interval=0.02)
+    wait_until("the host's link to the cluster is gone", gone, timeout=120, interval=0.02)

@@ -56,7 +56,7 @@ runtime_type = "io.containerd.runc.v2"
         wait_for(f"containerd of {self.name} listens", lambda: accepts(outside), of=[part])
 
     def import_image(self, archive):
-        self.machine.run("ctr", "--address", CONTAINERD, "--namespace", "k8s.io", "images", "import", archive, timeout=300)
+        self.machine.run("ctr", "--address", CONTAINERD, "--namespace", "k8s.io", "images", "import", archive)
 
     def start_kubelet(self):
         """Also kube-proxy. Both want an API server that answers."""
