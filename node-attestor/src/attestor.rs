@@ -33,6 +33,8 @@ const CACHE: &str = "cache";
 const POOL_THREADS: usize = 2;
 /// What waits for them.
 const POOL_QUEUE: usize = 256;
+/// Connections to health or metrics from one address at a time: nobody else's probe is to find no place.
+const FROM_ONE_SOURCE: usize = 64;
 
 /// Starts attestors.
 pub struct Attestor;
@@ -378,10 +380,9 @@ fn http(
     let Some(addr) = listen.addr() else { return Ok(None) };
     let listener = tcp_listener(addr)?;
     let bound = listener.local_addr().map_err(|source| NetError::Tcp { addr, source })?;
-    supervisor.spawn_critical(
-        "http",
-        serve_http(listener, router, Serving::new(clock.clone(), supervisor.token())),
-    );
+    let mut serving = Serving::new(clock.clone(), supervisor.token());
+    serving.connections.connections.per_source = Some(FROM_ONE_SOURCE);
+    supervisor.spawn_critical("http", serve_http(listener, router, serving));
     Ok(Some(bound))
 }
 
@@ -390,6 +391,8 @@ mod tests {
     use std::path::Path;
 
     use mintmark_identity::TrustDomain;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpSocket;
 
     use super::*;
 
@@ -437,6 +440,30 @@ mod tests {
         assert!(!dir.path().join("run/api.sock").exists());
         let again = Attestor::start(config(dir.path()), Clock::system()).await.unwrap();
         again.shutdown(Duration::from_secs(10)).await;
+    }
+
+    #[tokio::test]
+    async fn who_takes_all_it_can_of_health_leaves_room_for_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = Attestor::start(config(dir.path()), Clock::system()).await.unwrap();
+        let addr = running.health_addr().unwrap();
+        // Every address of 127.0.0.0/8 is this machine's, and a source of its own.
+        let ask = async |from: [u8; 4]| {
+            let socket = TcpSocket::new_v4().ok()?;
+            socket.bind((from, 0).into()).ok()?;
+            let mut io = socket.connect(addr).await.ok()?;
+            io.write_all(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n").await.ok()?;
+            let mut answer = [0; 12];
+            io.read_exact(&mut answer).await.ok()?;
+            Some((io, answer))
+        };
+        let mut held = Vec::new();
+        while let Some(connection) = ask([127, 0, 0, 1]).await {
+            held.push(connection);
+        }
+        let other = ask([127, 0, 0, 2]).await.map(|(_, answer)| answer);
+        assert_eq!((held.len(), other.as_ref()), (FROM_ONE_SOURCE, Some(b"HTTP/1.1 200")));
+        running.shutdown(Duration::from_secs(10)).await;
     }
 
     #[tokio::test]
