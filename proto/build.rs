@@ -1,7 +1,7 @@
 //! Compiles the .proto files of this folder, without protoc.
 //!
-//! In: `workload.proto`, `spire/**`, `mintmark/**`. Out, in `OUT_DIR`: `workload/` and `server/` with the
-//! generated modules; `workload.bin` and `all.bin`, the encoded descriptor sets.
+//! In: `workload.proto`, `spire/**`, `mintmark/**`, `csi/**`, `kubelet/**`. Out, in `OUT_DIR`: `workload/`, `server/` and
+//! `node/` with the generated modules; `workload.bin` and `all.bin`, the encoded descriptor sets.
 
 use std::env;
 use std::error::Error;
@@ -27,9 +27,12 @@ const SERVER: [&str; 11] = [
     "mintmark/ledger/v1/ledger.proto",
 ];
 
+/// What the kubelet and a driver of volumes say to each other on a node.
+const NODE: [&str; 2] = ["csi/v1/csi.proto", "kubelet/pluginregistration.proto"];
+
 /// Messages that hold a key or a token themselves, with what is nested in them. Each has its `Debug` in
 /// `src/redact.rs`.
-const SECRET: [&str; 11] = [
+const SECRET: [&str; 13] = [
     ".X509SVID",
     ".JWTSVID",
     ".WITSVID",
@@ -41,6 +44,8 @@ const SECRET: [&str; 11] = [
     ".spire.api.server.agent.v1.AttestAgentRequest",
     ".spire.api.server.agent.v1.AttestAgentResponse",
     ".spire.api.server.agent.v1.CreateJoinTokenRequest",
+    ".mintmark.attestor.v1.PodUp",
+    ".csi.v1.NodePublishVolumeRequest",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -51,11 +56,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     generate(workload, &out.join("workload"))?;
 
     generate(protox::compile(SERVER, ["."])?, &out.join("server"))?;
+    generate(protox::compile(NODE, ["."])?, &out.join("node"))?;
 
     let all = protox::compile(WORKLOAD.iter().chain(&SERVER), ["."])?;
     write_descriptors(&all, &out.join("all.bin"))?;
 
-    for input in ["build.rs", "workload.proto", "spire", "mintmark"] {
+    for input in ["build.rs", "workload.proto", "spire", "mintmark", "csi", "kubelet"] {
         println!("cargo:rerun-if-changed={input}");
     }
     Ok(())

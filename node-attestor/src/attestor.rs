@@ -21,10 +21,11 @@ use mintmark_runtime::net::{Limits, ListenerStats, NetError, tcp_listener, unix_
 use mintmark_runtime::task::{BlockingPool, Stop, Supervisor};
 
 use crate::config::{Config, InvalidConfig, JoinMethod};
-use crate::join::{BootstrapError, Certificate, Join, JoinError, Method, PopError, Settings, Trust};
+use crate::join::{BootstrapError, Certificate, Join, JoinError, Method, PopError, Projected, Settings, Trust};
 use crate::keep::{Cache, Keep, KeepLimits, Readiness, Sealer, Summary, register};
 use crate::link::{self, Link};
-use crate::peer::{self, PeerStats, Unix, UnixLimits};
+use crate::mount::{self, MountError, MountSettings, Parts, Pods, Registered};
+use crate::peer::{self, PeerStats, Places, Source, Unix, UnixLimits};
 use crate::serve::{Serve, ServeLimits};
 
 /// The file of the sealed cache in `data_dir`.
@@ -105,6 +106,9 @@ pub enum StartError {
     /// A listener.
     #[error(transparent)]
     Listen(#[from] NetError),
+    /// The volumes of pods.
+    #[error(transparent)]
+    Mount(#[from] MountError),
 }
 
 impl From<JoinError> for StartError {
@@ -145,7 +149,8 @@ impl Attestor {
             .map(|sealer| Cache::new(config.data_dir.join(CACHE), sealer));
 
         let join = Join::new(settings(&config, sealer)?, clock.clone())?;
-        let link = Link::new(join.clone(), clock.clone(), &metrics);
+        let pods = Pods::default();
+        let link = Link::new(join.clone(), pods.clone(), clock.clone(), &metrics);
         let limits = KeepLimits {
             prefetch: config.keep.prefetch,
             jwt_cache: config.keep.jwt_cache,
@@ -181,8 +186,24 @@ impl Attestor {
             &metrics,
             shutdown.clone(),
         );
-        let (connections, sockets) = listen(&config, &metrics, &clock)?;
-        let health = health(&keep, &link);
+        let peers = PeerStats::default();
+        peers.register(&metrics);
+        let (mut connections, sockets) = listen(&config, &peers, &metrics, &clock)?;
+        let mut registered = None;
+        if config.csi.enabled {
+            let parts = Parts {
+                keep: keep.clone(),
+                pods,
+                peers,
+                clock: clock.clone(),
+                supervisor: &supervisor,
+                metrics: &metrics,
+            };
+            let (of_pods, taken) = mount::start(mount_settings(&config), parts)?;
+            connections = stream::select(connections, of_pods).boxed();
+            registered = Some(taken);
+        }
+        let health = health(&keep, &link, registered);
         let http = |listen: Listen, router| http(listen, router, &clock, &supervisor);
         let metrics_addr = http(config.listen.metrics, metrics.router())?;
         let health_addr = http(config.listen.health, health.router())?;
@@ -293,8 +314,11 @@ fn settings(config: &Config, sealer: Option<Sealer>) -> Result<Settings, StartEr
             let intermediates = Some(&*join.intermediates).filter(|path| !path.as_os_str().is_empty());
             Method::X509pop(Certificate::load(&join.certificate, intermediates, &join.key)?)
         }
-        // The check has refused the third.
-        JoinMethod::JoinToken | JoinMethod::K8sPsat => Method::JoinToken(join.token.expose().to_owned().into()),
+        JoinMethod::K8sPsat => {
+            let path = Some(join.token_path.clone()).filter(|path| !path.as_os_str().is_empty());
+            Method::K8sPsat(Projected::new(join.cluster.clone(), path))
+        }
+        JoinMethod::JoinToken => Method::JoinToken(join.token.expose().to_owned().into()),
     };
     Ok(Settings {
         trust_domain,
@@ -321,14 +345,18 @@ fn restore(keep: &Keep, cache: &Cache, node: &SpiffeId) {
 
 type Connections = BoxStream<'static, std::io::Result<peer::Peered>>;
 
-fn listen(config: &Config, metrics: &Metrics, clock: &Clock) -> Result<(Connections, Vec<PathBuf>), StartError> {
+fn listen(
+    config: &Config,
+    peers: &PeerStats,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Result<(Connections, Vec<PathBuf>), StartError> {
     let limits = Limits {
         connections: config.limits.connections,
         per_source: None,
     };
-    let (listener, peers) = (ListenerStats::default(), PeerStats::default());
+    let listener = ListenerStats::default();
     listener.register(metrics, "workload");
-    peers.register(metrics);
     let mut sockets = Vec::new();
     let mut accepted = Vec::new();
     for path in config.listen.workload.as_slice() {
@@ -344,14 +372,31 @@ fn listen(config: &Config, metrics: &Metrics, clock: &Clock) -> Result<(Connecti
         true => stream::pending().boxed(),
         false => stream::select_all(accepted).boxed(),
     };
-    Ok((
-        peer::incoming(accepted, config.limits.connections_per_user, peers).boxed(),
-        sockets,
-    ))
+    // Each listener has its own bound of all connections.
+    let places = Places::new(config.limits.connections_per_user, usize::MAX);
+    let connections = peer::incoming(accepted, Source::Processes, places, peers.clone());
+    Ok((connections.boxed(), sockets))
 }
 
-fn health(keep: &Keep, link: &Link) -> Health {
+fn mount_settings(config: &Config) -> MountSettings {
+    let (csi, limits) = (&config.csi, &config.limits);
+    MountSettings {
+        drivers: csi.drivers.as_slice().to_vec(),
+        node: csi.node_name.clone(),
+        kubelet_dir: csi.kubelet_dir.clone(),
+        dir: csi.dir.clone(),
+        data_dir: config.data_dir.clone(),
+        patience: csi.files_timeout.as_duration(),
+        connections: limits.connections,
+        connections_per_pod: limits.connections_per_user,
+    }
+}
+
+fn health(keep: &Keep, link: &Link, registered: Option<Registered>) -> Health {
     let health = Health::new();
+    if let Some(registered) = registered {
+        health.readiness_fn("csi", move || registered.check());
+    }
     let (readiness, state) = (keep.readiness(), link.state());
     health.readiness_fn("identities", move || match *readiness.borrow() {
         Readiness::Fresh => Err(format!(
@@ -388,6 +433,8 @@ fn http(
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "a test calls what it tests")]
+
     use std::path::Path;
 
     use mintmark_identity::TrustDomain;
@@ -464,6 +511,32 @@ mod tests {
         let other = ask([127, 0, 0, 2]).await.map(|(_, answer)| answer);
         assert_eq!((held.len(), other.as_ref()), (FROM_ONE_SOURCE, Some(b"HTTP/1.1 200")));
         running.shutdown(Duration::from_secs(10)).await;
+    }
+
+    #[tokio::test]
+    async fn with_volumes_it_offers_itself_to_the_kubelet_and_is_ready_when_that_has_taken_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        config.csi.enabled = true;
+        config.csi.node_name = "node-a".into();
+        config.csi.kubelet_dir = dir.path().join("kubelet");
+        config.csi.dir = dir.path().join("csi");
+        let running = Attestor::start(config, Clock::system()).await.unwrap();
+        let sockets = [mount::driver_socket, mount::registration_socket]
+            .map(|socket| socket(&dir.path().join("kubelet"), "csi.mintmark.dev"));
+        assert!(sockets.iter().all(|socket| socket.exists()));
+        let mut health = tokio::net::TcpStream::connect(running.health_addr().unwrap())
+            .await
+            .unwrap();
+        health.write_all(b"GET /ready HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        health.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.contains("\"csi\":\"the kubelet has not taken driver csi.mintmark.dev yet"),
+            "{answer}"
+        );
+        running.shutdown(Duration::from_secs(10)).await;
+        assert!(!sockets.iter().any(|socket| socket.exists()));
     }
 
     #[tokio::test]

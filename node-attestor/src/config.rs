@@ -5,12 +5,14 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use mintmark_identity::TrustDomain;
+use mintmark_identity::{TrustDomain, Ttl};
 use mintmark_runtime::config::{ByteSize, ConfigError, Listen, Loaded, OneOrMany};
 use mintmark_runtime::crypto::SecretString;
 use mintmark_runtime::net::MAX_UNIX_PATH;
 use mintmark_runtime::telemetry::LogConfig;
 use serde::Deserialize;
+
+use crate::mount::{SOCKET_BELOW, driver_socket, registration_socket};
 
 /// The configuration. Everything has a default except the trust domain, the server and how to join.
 #[derive(Debug, Deserialize)]
@@ -34,6 +36,8 @@ pub struct Config {
     pub keep: KeepSection,
     /// How workloads are attested.
     pub attest: AttestSection,
+    /// Volumes of pods.
+    pub csi: CsiSection,
     /// What callers may take up.
     pub limits: LimitsSection,
     /// The log.
@@ -66,6 +70,10 @@ pub struct JoinSection {
     pub intermediates: PathBuf,
     /// `x509pop`: a PEM file with the certificate's key.
     pub key: PathBuf,
+    /// `k8s_psat`: the cluster's name in the server's configuration.
+    pub cluster: String,
+    /// `k8s_psat`: the file with the pod's service account token; at [`TOKEN_PATHS`](crate::join::TOKEN_PATHS) when empty. It is read anew for each attestation.
+    pub token_path: PathBuf,
 }
 
 /// How a node proves what it is.
@@ -77,7 +85,7 @@ pub enum JoinMethod {
     JoinToken,
     /// By a certificate and the possession of its key.
     X509pop,
-    /// By the pod's projected service account token; comes later.
+    /// By the pod's projected service account token.
     K8sPsat,
 }
 
@@ -103,17 +111,35 @@ pub struct AttestSection {
     pub program_size: ByteSize,
 }
 
+/// `[csi]`.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CsiSection {
+    /// Be the CSI driver of this node: each pod that mounts a volume of it has a socket of its own there, and files if it asks for them.
+    pub enabled: bool,
+    /// The drivers' names, one or a list: `csi.mintmark.dev`, and `csi.spiffe.io` for pods that were written for SPIRE.
+    pub drivers: OneOrMany<String>,
+    /// The node's name in Kubernetes (`spec.nodeName` of the attestor's own pod).
+    pub node_name: String,
+    /// The kubelet's directory, its `--root-dir`. The attestor must see it at the same path, and mounts must propagate from there to the kubelet.
+    pub kubelet_dir: PathBuf,
+    /// Where volumes are made. It is open to root alone, mounts must propagate from it to the host, and it has to be the same after a restart.
+    pub dir: PathBuf,
+    /// How long a volume with files waits for the identity before the kubelet is told to try again.
+    pub files_timeout: Ttl,
+}
+
 /// `[limits]`.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
     /// Connections to the Workload API at once.
     pub connections: usize,
-    /// Connections to the Workload API at once of one user.
+    /// Connections to the Workload API at once of one user, or of one pod.
     pub connections_per_user: usize,
     /// Calls and streams at once.
     pub streams: usize,
-    /// Calls and streams at once of one user.
+    /// Calls and streams at once of one user, or of one pod.
     pub streams_per_user: usize,
 }
 
@@ -200,9 +226,10 @@ impl Config {
                     "join.key is not set, which join.method = \"x509pop\" needs",
                 );
             }
+            // Where the token is missing is found out, and told, when it is needed.
             JoinMethod::K8sPsat => refuse(
-                true,
-                "join.method = \"k8s_psat\" comes with Kubernetes in a later release; use \"join_token\" or \"x509pop\"",
+                self.join.cluster.is_empty(),
+                "join.cluster is not set, which join.method = \"k8s_psat\" needs: the cluster's name in the server's [kubernetes.clusters.NAME]",
             ),
         }
         for path in self.listen.workload.as_slice() {
@@ -231,6 +258,9 @@ impl Config {
         ] {
             refuse(value == 0, &format!("{name} is 0, with which nobody is served"));
         }
+        if self.csi.enabled {
+            errors.extend(self.csi_problems());
+        }
         match (self.insecure_bootstrap, is_empty(&self.trust_bundle)) {
             (true, true) => {
                 warnings.push("insecure_bootstrap: whoever answers the first call is believed to be the server".into());
@@ -245,6 +275,66 @@ impl Config {
             true => Ok(warnings),
             false => Err(InvalidConfig::Values(errors)),
         }
+    }
+
+    /// What speaks against `[csi]` as it is.
+    fn csi_problems(&self) -> Vec<String> {
+        let csi = &self.csi;
+        let mut errors = Vec::new();
+        let mut refuse = |refused: bool, why: String| {
+            if refused {
+                errors.push(why);
+            }
+        };
+        refuse(
+            csi.node_name.is_empty(),
+            "csi.node_name is not set: the node's name in Kubernetes; in a pod, MINTMARK_CONFIG_CSI__NODE_NAME from spec.nodeName".into(),
+        );
+        refuse(
+            csi.drivers.as_slice().is_empty(),
+            "csi.drivers is empty; set csi.enabled = false to serve no volumes".into(),
+        );
+        for (key, path) in [("csi.kubelet_dir", &csi.kubelet_dir), ("csi.dir", &csi.dir)] {
+            refuse(
+                !path.is_absolute(),
+                format!("{key}: {:?} is not an absolute path", path.display()),
+            );
+        }
+        let sockets = csi.drivers.as_slice().iter().flat_map(|driver| {
+            let paths = [driver_socket, registration_socket].map(|socket| socket(&csi.kubelet_dir, driver));
+            paths.map(|path| ("csi.kubelet_dir", path.as_os_str().len()))
+        });
+        let of_pods = ("csi.dir", csi.dir.as_os_str().len() + SOCKET_BELOW);
+        for (key, length) in sockets.chain([of_pods]) {
+            refuse(
+                length > MAX_UNIX_PATH,
+                format!(
+                    "{key}: a socket in it would have a path of {length} bytes, and at most {MAX_UNIX_PATH} are possible; use a shorter directory"
+                ),
+            );
+        }
+        for driver in csi.drivers.as_slice() {
+            // The CSI specification, on GetPluginInfoResponse.
+            let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+            let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+            let is_name = driver.len() <= 63
+                && driver.bytes().all(is_inner)
+                && is_end(driver.bytes().next())
+                && is_end(driver.bytes().last());
+            refuse(!is_name, format!("csi.drivers: {driver:?} is not a CSI driver's name"));
+        }
+        for socket in self.listen.workload.as_slice() {
+            let is_reachable = socket.parent().is_some_and(|dir| csi.dir.starts_with(dir));
+            refuse(
+                is_reachable,
+                format!(
+                    "csi.dir {} is below the directory of listen.workload {}: whoever mounts that directory would reach the sockets of pods",
+                    csi.dir.display(),
+                    socket.display()
+                ),
+            );
+        }
+        errors
     }
 }
 
@@ -277,6 +367,7 @@ impl Default for Config {
             join: JoinSection::default(),
             keep: KeepSection::default(),
             attest: AttestSection::default(),
+            csi: CsiSection::default(),
             limits: LimitsSection::default(),
             log: LogConfig::default(),
         }
@@ -308,6 +399,19 @@ impl Default for AttestSection {
     fn default() -> Self {
         Self {
             program_size: ByteSize(512 << 20),
+        }
+    }
+}
+
+impl Default for CsiSection {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            drivers: vec!["csi.mintmark.dev".to_owned()].into(),
+            node_name: String::new(),
+            kubelet_dir: "/var/lib/kubelet".into(),
+            dir: "/run/mintmark/csi".into(),
+            files_timeout: Ttl::constant(10),
         }
     }
 }
@@ -346,12 +450,19 @@ mod tests {
         server = "mintmark-server:8081"
         trust_bundle = "/etc/mintmark/bundle.pem"
         [listen]
-        workload = "/run/a.sock"
+        workload = "/run/a/a.sock"
         metrics = "127.0.0.1:1"
         health = "0.0.0.0:2"
         [join]
         method = "join_token"
         token = "secret"
+        [csi]
+        enabled = true
+        drivers = ["csi.mintmark.dev", "csi.spiffe.io"]
+        node_name = "node-a"
+        kubelet_dir = "/k"
+        dir = "/run/c"
+        files_timeout = "3s"
     "#;
 
     #[test]
@@ -362,7 +473,7 @@ mod tests {
             (value.server.as_str(), value.trust_bundle.to_str()),
             ("mintmark-server:8081", Some("/etc/mintmark/bundle.pem"))
         );
-        assert_eq!(value.listen.workload.as_slice(), [Path::new("/run/a.sock")]);
+        assert_eq!(value.listen.workload.as_slice(), [Path::new("/run/a/a.sock")]);
         assert_eq!(
             (value.listen.metrics.to_string(), value.listen.health.to_string()),
             ("127.0.0.1:1".into(), "0.0.0.0:2".into())
@@ -370,6 +481,10 @@ mod tests {
         assert_eq!(
             (value.join.method, value.join.token.expose()),
             (JoinMethod::JoinToken, "secret")
+        );
+        assert_eq!(
+            (value.csi.drivers.as_slice().len(), value.csi.files_timeout.as_secs()),
+            (2, 3)
         );
         assert_eq!((warnings, value.check().unwrap()), (vec![], vec![]));
         assert!(!format!("{value:?}").contains("secret"));
@@ -422,6 +537,10 @@ mod tests {
     fn what_does_not_go_is_named_with_its_remedy() {
         let base = "trust_domain = \"a.test\"\nserver = \"s:1\"\n";
         let long = format!("[listen]\nworkload = \"/{}\"", "x".repeat(110));
+        let long_csi = format!(
+            "[csi]\nenabled = true\nnode_name = \"n\"\ndir = \"/{}\"",
+            "x".repeat(100)
+        );
         for (text, expected) in [
             ("", "trust_domain is not set"),
             ("trust_domain = \"a.test\"", "server is not set"),
@@ -434,7 +553,7 @@ mod tests {
                 "is not a host and port",
             ),
             ("[join]\nmethod = \"x509pop\"", "join.certificate is not set"),
-            ("[join]\nmethod = \"k8s_psat\"", "later release"),
+            ("[join]\nmethod = \"k8s_psat\"", "join.cluster is not set"),
             ("[join]\nmethod = \"magic\"", "join.method"),
             (&long, "111 bytes"),
             (
@@ -442,6 +561,20 @@ mod tests {
                 "keep.key is in data_dir",
             ),
             ("[limits]\nstreams = 0", "limits.streams is 0"),
+            ("[csi]\nenabled = true", "csi.node_name is not set"),
+            (
+                "[csi]\nenabled = true\nnode_name = \"n\"\ndrivers = \"\"",
+                "csi.drivers is empty",
+            ),
+            (
+                "[csi]\nenabled = true\nnode_name = \"n\"\ndrivers = \"-x\"",
+                "\"-x\" is not a CSI driver's name",
+            ),
+            (&long_csi, "would have a path of 151 bytes"),
+            (
+                "[csi]\nenabled = true\nnode_name = \"n\"\ndir = \"/run/mintmark/agent/csi\"",
+                "would reach the sockets of pods",
+            ),
             ("[keep]\nseeled = true", "did you mean \"keep.sealed\"?"),
         ] {
             let whole = if text.is_empty() || text.starts_with("trust_domain") {

@@ -9,6 +9,7 @@
 mod attest;
 mod bootstrap;
 mod files;
+mod psat;
 mod refusal;
 mod x509pop;
 
@@ -35,6 +36,7 @@ use crate::keep::{NewKey, Sealer, signer};
 use files::Files;
 
 pub use bootstrap::{BootstrapError, Trust};
+pub use psat::{Projected, PsatError, TOKEN_PATHS};
 pub use refusal::Refusal;
 pub use x509pop::{Certificate, PopError};
 
@@ -53,6 +55,8 @@ pub enum Method {
     JoinToken(SecretString),
     /// By a certificate and the possession of its key.
     X509pop(Certificate),
+    /// By the service account token of the attestor's own pod.
+    K8sPsat(Projected),
 }
 
 /// What there is to join.
@@ -125,6 +129,9 @@ pub enum JoinError {
     /// Proof of possession.
     #[error(transparent)]
     Pop(#[from] PopError),
+    /// The pod's token.
+    #[error(transparent)]
+    Psat(#[from] PsatError),
     /// The server answered something else than was asked.
     #[error("the server's answer makes no sense: {0}")]
     Nonsense(String),

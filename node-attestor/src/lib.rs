@@ -3,11 +3,11 @@
 //! ```text
 //! server ◄──► link ──► keep ──► serve ◄──► workloads
 //!              ▲                  ▲
-//!             join               peer
+//!             join            peer, mount ◄──► kubelet
 //! ```
 //!
 //! Each module is one room: `join` (how do I prove which node I am?), `link` (what does the server push?), `keep` (which keys and SVIDs do I hold?), `peer` (which process is at the other
-//! end of this socket?), `serve` (the Workload API), and [`attestor`], which puts them together. In comes a [`Config`]; out comes a [`Running`] attestor.
+//! end of this socket?), `mount` (into which pod was it mounted?), `serve` (the Workload API), and [`attestor`], which puts them together. In comes a [`Config`]; out comes a [`Running`] attestor.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
@@ -16,6 +16,7 @@ pub mod config;
 pub mod join;
 pub mod keep;
 pub mod link;
+pub mod mount;
 pub mod peer;
 pub mod serve;
 

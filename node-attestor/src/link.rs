@@ -1,13 +1,13 @@
 //! What does the server push, and what do I report?
 //!
-//! In: the node's proof from `join`. Out: what applies to this node, held in `keep`, and signatures for `keep` ([`Link`] is its [`Upstream`]). One task keeps one stream to the
+//! In: the node's proof from `join`, the pods from `mount`. Out: what applies to this node, held in `keep`, signatures for `keep` ([`Link`] is its [`Upstream`]), and what the server thinks of each pod. One task keeps one stream to the
 //! server, begins each with what is held already, and comes back after a failure with a growing wait. The node's own SVID is renewed at half of its life, and the stream moved to a
 //! connection with the new one.
 //!
 //! ```text
-//! join ──SVID──► session ──Hello, Ack, Sign, Status──► server
-//!                   │ ◄──Update, Signed──────────────┘
-//!                   └──apply──► keep
+//! join ──SVID──► session ──Hello, Ack, Sign, Status, PodUp, PodDown──► server
+//!                   │ ◄──Update, Signed, PodJudged───────────────────┘
+//!                   └──apply──► keep, mount
 //! ```
 
 mod calls;
@@ -23,6 +23,7 @@ use mintmark_runtime::metrics::Metrics;
 use tokio::sync::watch;
 
 use crate::join::Join;
+use crate::mount::Pods;
 use pump::Connection;
 
 pub use metrics::LinkMetrics;
@@ -49,6 +50,7 @@ pub struct Link(Arc<Shared>);
 
 struct Shared {
     join: Join,
+    pods: Pods,
     clock: Clock,
     metrics: LinkMetrics,
     connection: Mutex<Option<Connection>>,
@@ -58,9 +60,10 @@ struct Shared {
 
 impl Link {
     /// A link that is not up yet: [`run`] keeps it.
-    pub fn new(join: Join, clock: Clock, metrics: &Metrics) -> Self {
+    pub fn new(join: Join, pods: Pods, clock: Clock, metrics: &Metrics) -> Self {
         Self(Arc::new(Shared {
             join,
+            pods,
             clock,
             metrics: LinkMetrics::register(metrics),
             connection: Mutex::default(),

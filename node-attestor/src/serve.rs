@@ -1,6 +1,6 @@
 //! Workload API, health.
 //!
-//! In: connections with the process behind them, from `peer`; what is held, from `keep`. Out: the SPIFFE Workload API with its seven methods, reflection and health, on Unix
+//! In: connections with the process or pod behind them, from `peer`; what is held, from `keep`. Out: the SPIFFE Workload API with its seven methods, reflection and health, on Unix
 //! sockets. Every call but those of health carries `workload.spiffe.io: true`.
 //!
 //! A caller is attested when it calls, and again before each later answer of a stream; a stream is told of changes, never polls, and ends when its process does.
@@ -53,7 +53,7 @@ const STREAMS_PER_CONNECTION: u32 = 64;
 pub struct ServeLimits {
     /// Calls and streams at once.
     pub streams: usize,
-    /// Calls and streams at once of one user.
+    /// Calls and streams at once of one user, or of one pod.
     pub streams_per_user: usize,
 }
 

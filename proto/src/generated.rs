@@ -20,3 +20,8 @@ pub mod workload {
 pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/mod.rs"));
 }
+
+/// What the kubelet asks of a driver of volumes.
+pub mod node {
+    include!(concat!(env!("OUT_DIR"), "/node/mod.rs"));
+}

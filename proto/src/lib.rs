@@ -11,6 +11,7 @@
 //! | [`attestor`] | `mintmark.attestor.v1` | attestors to the server |
 //! | [`admin`] | `mintmark.admin.v1` | the CLI to the server |
 //! | [`ledger`] | `mintmark.ledger.v1` | the log's files |
+//! | [`csi`], [`registration`] | `csi.v1`, `pluginregistration` | the kubelet to the attestor |
 //!
 //! In a server trait every method has a body that answers UNIMPLEMENTED, so that an implementation writes only
 //! those it serves. Streams are `tonic::codegen::BoxStream<T>`, not associated types. `bytes` fields are
@@ -48,11 +49,13 @@ pub mod spire {
     }
 }
 
+pub use generated::node::csi::v1 as csi;
+pub use generated::node::pluginregistration as registration;
 pub use generated::server::mintmark::admin::v1 as admin;
 pub use generated::server::mintmark::attestor::v1 as attestor;
 pub use generated::server::mintmark::ledger::v1 as ledger;
 
-/// Everything in this crate, as an encoded `google.protobuf.FileDescriptorSet`: for protobuf JSON, and for
+/// Everything that workloads, servers and the CLI speak, as an encoded `google.protobuf.FileDescriptorSet`: for protobuf JSON, and for
 /// reflection on the server (which names the services it really has with `with_service_name`).
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/all.bin"));
 

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::attestor::PodUp;
+use crate::csi::NodePublishVolumeRequest;
 use crate::spire::server::agent::{
     AttestAgentRequest, AttestAgentResponse, CreateJoinTokenRequest, attest_agent_request, attest_agent_response,
 };
@@ -42,6 +44,18 @@ shows_only!(types::Witsvid {
     hint
 });
 shows_only!(CreateJoinTokenRequest { ttl, agent_id });
+shows_only!(PodUp {
+    pod_uid,
+    namespace,
+    name,
+    service_account
+});
+// The token is in `secrets` or among the attributes in `volume_context`, as the cluster has it.
+shows_only!(NodePublishVolumeRequest {
+    volume_id,
+    target_path,
+    readonly
+});
 shows_only!(AttestAgentRequest { step });
 shows_only!(attest_agent_request::Params { data, params });
 shows_only!(AttestAgentResponse { step });
@@ -70,6 +84,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::attestor::{FromNode, from_node};
     use crate::spire::types::AttestationData;
 
     /// What no output may contain; ASCII, so that it would also show as bytes.
@@ -169,6 +184,23 @@ mod tests {
                 "{:?}",
                 AttestAgentResponse {
                     step: Some(attest_agent_response::Step::Challenge(secret().into())),
+                }
+            ),
+            format!(
+                "{:?}",
+                FromNode {
+                    message: Some(from_node::Message::PodUp(PodUp {
+                        token: secret(),
+                        ..Default::default()
+                    })),
+                }
+            ),
+            format!(
+                "{:?}",
+                NodePublishVolumeRequest {
+                    secrets: [("token".to_owned(), secret())].into(),
+                    volume_context: [("token".to_owned(), secret())].into(),
+                    ..Default::default()
                 }
             ),
         ];

@@ -6,6 +6,7 @@
 
 mod accept;
 mod connect;
+mod local;
 mod unix;
 
 use std::io;
@@ -17,6 +18,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 pub use accept::{Accepted, Limits, Listener, ListenerStats, Permit, accept, incoming};
 pub use connect::{ConnectError, UnixConnector, tcp_connect, unix_connect};
+pub use local::LocalStream;
 pub use unix::{MAX_UNIX_PATH, UnixSocket, unix_listener};
 
 /// Connections that may wait in the kernel for us to accept them; `net.core.somaxconn` may lower it.

@@ -27,6 +27,7 @@ pub mod methods;
 mod observe;
 mod status;
 mod svid;
+mod vouched;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -60,13 +61,14 @@ use tower::layer::util::{Identity, Stack};
 
 use self::limits::Limits;
 use self::methods::Undeclared;
-use self::observe::RpcMetrics;
-use crate::attest::{Nodes, x509pop};
+use self::observe::{Attestations, RpcMetrics};
+use crate::attest::{Nodes, k8s_psat, x509pop};
 use crate::authority::Authorities;
 use crate::config::LimitsSection;
 use crate::issuance::Issuer;
 use crate::ledger::Ledger;
-use crate::registry::Registry;
+use crate::registry::{PodIdentities, Registry};
+use crate::roll::Roll;
 use crate::store::Store;
 
 pub use self::caller::{Agent, Caller};
@@ -106,12 +108,18 @@ pub struct Rooms {
     pub registry: Registry,
     /// The nodes.
     pub nodes: Nodes,
+    /// What exists in the Kubernetes clusters.
+    pub roll: Roll,
+    /// Which identities their pods have.
+    pub pods: PodIdentities,
     /// The keys that sign.
     pub authorities: Authorities,
     /// What issues.
     pub issuer: Issuer,
     /// Whose certificates make a node, if any do.
     pub x509pop: Option<Arc<x509pop::Authorities>>,
+    /// The clusters whose nodes may join.
+    pub psat: Arc<k8s_psat::Clusters>,
     /// The lifetime of nodes' own SVIDs.
     pub agent_ttl: Ttl,
     /// The audiences whose JWT-SVIDs are signed with RS256; `*` for all.
@@ -135,6 +143,7 @@ pub struct Api {
     rooms: Rooms,
     gate: Gate,
     link: link::LinkService,
+    attestations: Attestations,
     limits: LimitsSection,
 }
 
@@ -153,6 +162,7 @@ impl Api {
             rooms,
             gate,
             link,
+            attestations: Attestations::register(metrics),
             limits,
         }
     }
@@ -195,7 +205,11 @@ impl Api {
         let max = usize::try_from(self.limits.message_size.0).unwrap_or(usize::MAX);
         let mut services = Services::default();
         services.add(
-            AgentServer::new(agent::AgentService { rooms: rooms() }).max_decoding_message_size(MAX_ANYONES_MESSAGE),
+            AgentServer::new(agent::AgentService {
+                rooms: rooms(),
+                attestations: self.attestations.clone(),
+            })
+            .max_decoding_message_size(MAX_ANYONES_MESSAGE),
         );
         services.add(
             BundleServer::new(bundle::BundleService { rooms: rooms() }).max_decoding_message_size(MAX_ANYONES_MESSAGE),

@@ -42,7 +42,7 @@ pub struct Config {
     pub limits: LimitsSection,
     /// How nodes prove what they are.
     pub attest: AttestSection,
-    /// Identities of pods; comes later.
+    /// The clusters whose nodes and pods get identities.
     pub kubernetes: KubernetesSection,
     /// The log.
     pub log: LogConfig,
@@ -188,7 +188,7 @@ pub struct AttestSection {
     pub x509pop_authorities: PathBuf,
 }
 
-/// `[kubernetes]`; comes later.
+/// `[kubernetes]`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KubernetesSection {
@@ -196,18 +196,47 @@ pub struct KubernetesSection {
     pub default_identity: String,
     /// Namespaces whose pods get none.
     pub ignore_namespaces: Vec<String>,
+    /// Of SPIRE's kinds, only objects with this `className`; all when empty.
+    pub class_name: String,
+    /// Write what became of each rule into its status: false beside a SPIRE that does.
+    pub status: bool,
+    /// Namespaces of every cluster that get the trust bundle as ConfigMap; where the server is a pod, its own does without being named.
+    pub bundle_namespaces: Vec<String>,
+    /// Whether every cluster that has ClusterTrustBundles gets the trust bundle as one.
+    pub cluster_trust_bundle: bool,
     /// Clusters by name.
     pub clusters: BTreeMap<String, ClusterSection>,
 }
 
-/// `[kubernetes.clusters.NAME]`; comes later.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+/// `[kubernetes.clusters.NAME]`. The name is part of the cluster's nodes' SPIFFE IDs.
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterSection {
     /// The kubeconfig; in-cluster when empty.
     pub kubeconfig: PathBuf,
-    /// `namespace:name` of the service accounts that attestors may run as.
+    /// `namespace:name` of the service accounts that attestors and SPIRE's agents may run as.
     pub service_accounts: Vec<String>,
+    /// The audiences of their tokens: one of them suffices.
+    pub audiences: Vec<String>,
+    /// The domain of the cluster's services' names.
+    pub domain: String,
+    /// The nodes' labels that become selectors of the node.
+    pub node_labels: Vec<String>,
+    /// The attestors' pods' labels that become selectors of the node.
+    pub pod_labels: Vec<String>,
+    /// Further namespaces of this cluster that get the trust bundle as ConfigMap.
+    pub bundle_namespaces: Vec<String>,
+}
+
+impl ClusterSection {
+    /// Namespace and name of the service accounts; those that are not in form are left out, and [`Config::check`] refuses them.
+    pub fn accounts(&self) -> impl Iterator<Item = (String, String)> {
+        let parts = self
+            .service_accounts
+            .iter()
+            .filter_map(|account| account.split_once(':'));
+        parts.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()))
+    }
 }
 
 /// Why a configuration cannot be used.
@@ -404,12 +433,30 @@ impl Default for LimitsSection {
     }
 }
 
+impl Default for ClusterSection {
+    fn default() -> Self {
+        Self {
+            kubeconfig: PathBuf::new(),
+            service_accounts: Vec::new(),
+            audiences: ["spire-server", "mintmark-node"].map(Into::into).into(),
+            domain: "cluster.local".into(),
+            node_labels: Vec::new(),
+            pod_labels: Vec::new(),
+            bundle_namespaces: Vec::new(),
+        }
+    }
+}
+
 impl Default for KubernetesSection {
     fn default() -> Self {
         let identity = "spiffe://{{ .TrustDomain }}/ns/{{ .PodMeta.Namespace }}/sa/{{ .PodSpec.ServiceAccountName }}";
         Self {
             default_identity: identity.into(),
             ignore_namespaces: ["kube-system", "kube-public", "mintmark"].map(Into::into).into(),
+            class_name: String::new(),
+            status: true,
+            bundle_namespaces: Vec::new(),
+            cluster_trust_bundle: false,
             clusters: BTreeMap::new(),
         }
     }
@@ -464,9 +511,14 @@ mod tests {
         [kubernetes]
         default_identity = ""
         ignore_namespaces = ["a"]
+        class_name = "mintmark"
+        status = false
+        bundle_namespaces = ["b"]
+        cluster_trust_bundle = true
         [kubernetes.clusters.one]
         kubeconfig = "/kubeconfig"
         service_accounts = ["mintmark:mintmark-attestor"]
+        bundle_namespaces = ["c", "d"]
     "#;
 
     #[test]
@@ -483,7 +535,13 @@ mod tests {
         assert_eq!(value.ttl.ca.as_secs(), 48 * 3600);
         assert_eq!(value.ledger.max_size, ByteSize(51 << 30));
         assert!(!value.limits.rate_limit);
-        assert_eq!(value.kubernetes.clusters["one"].kubeconfig, Path::new("/kubeconfig"));
+        let (kubernetes, one) = (&value.kubernetes, &value.kubernetes.clusters["one"]);
+        assert_eq!(one.kubeconfig, Path::new("/kubeconfig"));
+        assert!(kubernetes.cluster_trust_bundle);
+        assert_eq!(
+            (&*kubernetes.bundle_namespaces, &*one.bundle_namespaces),
+            (&["b".into()][..], &["c".into(), "d".into()][..])
+        );
         assert!(
             warnings.iter().any(|warning| warning.contains("memory")),
             "{warnings:?}"
@@ -531,15 +589,33 @@ mod tests {
         let documented = load(&example, &[]).unwrap().value;
         let default = load("trust_domain = \"example.org\"", &[]).unwrap().value;
         assert_eq!(documented.effective(), default.effective());
-        for key in Schema::of::<Config>()
-            .keys()
-            .into_iter()
-            .filter(|key| !key.starts_with("kubernetes"))
-        {
+        for key in Schema::of::<Config>().keys() {
             let name = key.rsplit('.').next().unwrap_or(&key);
             let is_shown = example.contains(&format!("\n{name} = ")) || example.contains(&format!("\n[{key}]"));
             let is_told = reference.contains(&format!("`{key}`")) || reference.contains(&format!("`{name}`"));
             assert!(is_shown || is_told, "{key} is not in docs/reference/configuration.md");
+        }
+    }
+
+    #[test]
+    fn the_reference_names_every_key_of_a_cluster_with_its_default() {
+        let reference = include_str!("../../docs/reference/configuration.md");
+        let (_, rest) = reference.split_once("### Kubernetes clusters\n").unwrap();
+        let (example, _) = rest.split_once("```toml").unwrap().1.split_once("```").unwrap();
+        let value = load(&format!("trust_domain = \"example.org\"\n{example}"), &[])
+            .unwrap()
+            .value;
+        let documented = &value.kubernetes.clusters["prod"];
+        let default = ClusterSection {
+            service_accounts: vec!["mintmark:mintmark-attestor".into()],
+            ..ClusterSection::default()
+        };
+        assert_eq!(toml::to_string(documented).unwrap(), toml::to_string(&default).unwrap());
+        for key in Schema::of::<ClusterSection>().keys() {
+            assert!(
+                example.contains(&format!("\n{key} = ")),
+                "{key} is not in docs/reference/configuration.md"
+            );
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod issuance;
 pub mod ledger;
 pub mod mint;
 pub mod registry;
+pub mod roll;
 pub mod server;
 pub mod store;
 pub mod trust;

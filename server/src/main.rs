@@ -1,4 +1,4 @@
-//! The issuer's binary: `mintmark-server run|validate|backup|restore`.
+//! The issuer's binary: `mintmark-server run|validate|backup|restore|uninstall-check`.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use mintmark_runtime::clock::Clock;
 use mintmark_runtime::config::{Loaded, environment};
 use mintmark_runtime::{crypto, telemetry};
 use mintmark_server::config::{Config, InvalidConfig};
+use mintmark_server::roll;
 use mintmark_server::server::{self, Options, Server};
 use serde_json::json;
 
@@ -57,6 +58,21 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Refuse while pods mount a CSI driver, and name them: what the chart runs before it is uninstalled.
+    UninstallCheck(UninstallCheck),
+}
+
+#[derive(clap::Args)]
+struct UninstallCheck {
+    /// A driver; several times for several.
+    #[arg(long = "driver", value_name = "NAME", required = true)]
+    drivers: Vec<String>,
+    /// What undoes a refused uninstallation: printed with the refusal.
+    #[arg(long, value_name = "TEXT")]
+    undo: Option<String>,
+    /// How the API server is reached; without it, as a pod of its cluster.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -80,6 +96,7 @@ fn main() -> ExitCode {
         Command::Validate(configured) => finish(validate(&configured, cli.output)),
         Command::Backup { configured, write } => finish(backup(&configured, &write, cli.output)),
         Command::Restore { configured, file } => finish(restore(&configured, &file, cli.output)),
+        Command::UninstallCheck(check) => finish(uninstall_check(&check, cli.output)),
     }
 }
 
@@ -160,6 +177,39 @@ fn restore(configured: &Configured, file: &std::path::Path, output: Output) -> a
     );
     answer_with(output, &answer, &text);
     Ok(())
+}
+
+fn uninstall_check(check: &UninstallCheck, output: Output) -> anyhow::Result<()> {
+    let UninstallCheck {
+        drivers,
+        undo,
+        kubeconfig,
+    } = check;
+    let mut hints =
+        "`helm uninstall --no-hooks` goes on all the same: pods that mount the driver then cannot end until it is back"
+            .to_owned();
+    if let Some(undo) = undo {
+        hints = format!("{hints}\nuntil then the release counts as half gone; this makes it whole again: {undo}");
+    }
+    let found = runtime()?.block_on(roll::mounting(kubeconfig.as_deref(), drivers, &Clock::system()));
+    let found = found.map_err(|error| anyhow::anyhow!("{error}\n{hints}"))?;
+    let (names, all) = (drivers.join(" or "), found.pods.len() + found.more);
+    if all == 0 {
+        let answer = json!({ "drivers": drivers, "pods": found.pods });
+        answer_with(output, &answer, &format!("no pod mounts {names}"));
+        return Ok(());
+    }
+    let mut pods = found.pods.join("\n  ");
+    if found.more > 0 {
+        pods = format!("{pods}\n  and {} more", found.more);
+    }
+    let (count, they) = match all {
+        1 => ("1 pod mounts".to_owned(), "it"),
+        all => (format!("{all} pods mount"), "them"),
+    };
+    anyhow::bail!(
+        "{count} {names}, without which the kubelet could not end {they}:\n  {pods}\ndelete {they}, or what makes {they}, and uninstall again\n{hints}"
+    )
 }
 
 #[expect(clippy::print_stdout, reason = "this is a command's output")]

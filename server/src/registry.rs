@@ -1,15 +1,20 @@
 //! Which identities fit this subject?
 //!
-//! Registration entries: who may be what, on which node. They live in the store; this room holds them all in memory, in an [`Index`] that only the store's watch
-//! changes (the writer's own changes too), and answers a writer when its revision has come back. Entries of a node are found by index, never by scan.
+//! Registration entries: who may be what, on which node. They live in the store; this room holds them all in memory, in an [`Index`] that the store's watch
+//! changes (the writer's own changes too), and answers a writer when its revision has come back. Entries of a node are found by index, never by scan. On Kubernetes
+//! there is no entry to be stored for a pod: [`rules`] compute its identities, which stand in the index beside the stored entries ([`ComputedEntry`]).
 //!
-//! In: entries that `api` has translated; a node's ID and selectors. Out: the entries that are a node's, at once ([`Registry::authorized`]) and from then on by
+//! In: entries that `api` has translated; a node's ID and selectors; what is computed. Out: the entries that are a node's, at once ([`Registry::authorized`]) and from then on by
 //! push ([`Registry::subscribe`]). `api` and its node link call it.
 
+mod computed;
 pub mod entry;
 mod feed;
 mod index;
 mod list;
+pub mod pods;
+pub mod rules;
+pub mod template;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,11 +28,14 @@ use prost::Message as _;
 use tokio::sync::{Mutex, Notify};
 
 use crate::store::{Cached, Fold, Follower, KeyValue, MAX_TXN, Revision, Store, StoreError, Txn};
+use computed::Computed;
+pub use computed::ComputedEntry;
 pub use entry::{Entry, InvalidEntry};
 use feed::Feeds;
 pub use feed::{Dirty, NodeFeed};
 use index::Index;
 pub use list::{Filter, Match};
+pub use pods::{FactsReader, Given, NotVouched, PodIdentities};
 
 const PREFIX: &[u8] = b"entry/";
 /// Changed by every transaction that changes entries: what it was decided on is then still so when it is committed, also with two servers on one store. They
@@ -51,6 +59,9 @@ pub enum EntryError {
     /// The entry is not as it must be.
     #[error(transparent)]
     Invalid(#[from] InvalidEntry),
+    /// The entry is computed.
+    #[error("entry {0} is computed from a rule of its cluster and cannot be changed here: change the rule")]
+    Computed(Arc<str>),
     /// The call holds too much.
     #[error("a batch of {0} entries is more than {MAX_BATCH}: send several")]
     TooMany(usize),
@@ -103,6 +114,7 @@ struct Memory {
     trust_domain: TrustDomain,
     index: Index,
     feeds: Feeds,
+    computed: Computed,
     ends: Arc<Notify>,
     /// False while it is a listing that nobody reads yet.
     live: bool,
@@ -128,6 +140,7 @@ impl Fold for Memory {
             trust_domain: self.trust_domain.clone(),
             index: Index::new(SpiffeId::server(&self.trust_domain)),
             feeds: self.feeds.clone(),
+            computed: self.computed.clone(),
             ends: self.ends.clone(),
             live: false,
         }
@@ -158,6 +171,7 @@ impl Fold for Memory {
     }
 
     fn listed(&mut self) {
+        self.add_computed();
         self.live = true;
         self.feeds.look_again(&self.index);
         self.ends.notify_one();
@@ -172,6 +186,7 @@ impl Registry {
             trust_domain: trust_domain.clone(),
             index: Index::new(SpiffeId::server(&trust_domain)),
             feeds: feeds.clone(),
+            computed: Computed::default(),
             ends: ends.clone(),
             live: true,
         };
@@ -273,8 +288,10 @@ impl Registry {
         F: Fn(types::Entry) -> types::Entry,
     {
         self.write(changes, |index, taken, (id, change)| {
-            let old = taken.get(id).or_else(|| index.get(id));
-            let old = old.ok_or_else(|| EntryError::NotFound(id.clone()))?;
+            let old = match taken.get(id) {
+                Some(old) => old,
+                None => stored(index, id)?,
+            };
             let mut message = change(old.to_message());
             message.id.clone_from(id);
             let mut entry = Entry::from_message(message, &self.0.trust_domain)?;
@@ -349,8 +366,8 @@ impl Registry {
             let seen = self.in_step().await?;
             let mut gone = HashSet::new();
             let answers = self.read(|index| {
-                let judge = |id: &String| match index.get(id).filter(|entry| goes(entry)) {
-                    Some(entry) if gone.insert(entry.id.clone()) => Ok(()),
+                let judge = |id: &String| match stored(index, id)? {
+                    entry if goes(entry) && gone.insert(entry.id.clone()) => Ok(()),
                     _ => Err(EntryError::NotFound(id.clone())),
                 };
                 ids.iter().map(judge).collect()
@@ -466,6 +483,15 @@ impl Registry {
                 .feeds
                 .add(node.clone(), selectors.clone(), index.reach(node, selectors, feed::ALL))
         })
+    }
+}
+
+/// The entry with this ID, which must be one of the store.
+fn stored<'i>(index: &'i Index, id: &str) -> Result<&'i Arc<Entry>, EntryError> {
+    match index.get(id) {
+        Some(entry) if computed::is_computed(id) => Err(EntryError::Computed(entry.id.clone())),
+        Some(entry) => Ok(entry),
+        None => Err(EntryError::NotFound(id.to_owned())),
     }
 }
 

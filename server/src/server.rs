@@ -4,7 +4,7 @@
 //! an attestor, tests start as many as they like.
 //!
 //! ```text
-//! data directory locked ─► store ─► ledger ─► keys ─► authorities ─► registry, nodes ─► issuer ─► own SVID ─► listeners
+//! data directory locked ─► store ─► ledger ─► keys ─► authorities ─► registry, nodes, roll ─► issuer ─► own SVID ─► listeners
 //! ```
 //! It is shut down the other way round: listeners first, so that what was begun is answered; the ledger and the store last.
 
@@ -37,6 +37,7 @@ use crate::authority::AuthorityError;
 use crate::config::{Config, InvalidConfig};
 use crate::issuance::Refusal;
 use crate::ledger::LedgerError;
+use crate::roll::RollError;
 use crate::store::StoreError;
 
 pub use backup::{BackupError, Restored, backup, restore};
@@ -89,6 +90,9 @@ pub enum StartError {
     /// The authorities of the nodes' certificates cannot be read.
     #[error("cannot read the authorities for x509pop: {0}")]
     X509pop(String),
+    /// A Kubernetes cluster cannot be watched.
+    #[error(transparent)]
+    Kubernetes(#[from] RollError),
     /// The server gets no certificate of its own.
     #[error("cannot issue the server's own SVID: {0}")]
     OwnSvid(String),
@@ -227,6 +231,7 @@ impl Server {
         let own = own_svid::OwnSvid::issue(rooms.clone(), names).await?;
         house.spawn_critical("own-svid", own.run(house.token()));
         let anchors = watch::anchors(rooms, house);
+        watch::publish(rooms, house);
         watch::health(rooms, health);
         watch::metrics(rooms, metrics);
         let api = Api::new(

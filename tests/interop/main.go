@@ -1,5 +1,6 @@
 // Command interop drives a SPIFFE issuer with implementations that are not its own: go-spiffe for the Workload API,
-// SVIDs and federation, go-jose for OIDC, SPIRE's API types for the server API.
+// SVIDs and federation, go-jose for OIDC, SPIRE's API types for the server API, text/template for identity rules, and the
+// .proto files alone for the node link.
 //
 // What comes in: a socket or an address of the issuer under test. What goes out: JSON lines on standard output, one
 // event a line, and the verdict as exit status: 0 when every check passed, 1 when one failed (the reason on standard
@@ -33,7 +34,10 @@ var commands = []command{
 	{"oidc", "discovery document, JWKS and a token, verified with go-jose", oidcCommand},
 	{"bundle", "a bundle endpoint, fetched with go-spiffe and checked against the format", bundleCommand},
 	{"verify", "a certificate file: crypto/x509, go-spiffe and the leaf rules", verifyCommand},
+	{"template", "render templates with Go's text/template, one case a line", templateCommand},
+	{"template-types", "print the types that templates see, from Kubernetes' source", templateTypesCommand},
 	{"server-api", "call a method of SPIRE's server API with a JSON request", serverAPICommand},
+	{"link", "be a node on the node link: say what standard input says, print what the server says", linkCommand},
 }
 
 // errUsage marks a wrong command line: exit status 2.

@@ -30,6 +30,7 @@ impl Join {
                 Some(token_digest(token.expose())),
             ),
             Method::X509pop(certificate) => ("x509pop", certificate.payload(), None),
+            Method::K8sPsat(projected) => ("k8s_psat", projected.payload()?, None),
         };
         let channel = self.connect(None).await?;
         let key = NewKey::generate();
@@ -80,7 +81,7 @@ impl Join {
     /// Whether the method can prove the node once more.
     pub(super) fn check_can_attest(&self, why: &str) -> Result<(), JoinError> {
         match &self.0.settings.method {
-            Method::X509pop(_) => Ok(()),
+            Method::X509pop(_) | Method::K8sPsat(_) => Ok(()),
             Method::JoinToken(token) => {
                 let used = self.state().own.as_ref().and_then(|own| own.token.clone());
                 match used == Some(token_digest(token.expose())) || token.is_empty() {
@@ -126,7 +127,7 @@ impl Join {
 
     fn answer(&self, challenge: &[u8]) -> Result<Vec<u8>, JoinError> {
         match &self.0.settings.method {
-            Method::JoinToken(_) => Err(JoinError::Nonsense("a challenge to a join token".into())),
+            Method::JoinToken(_) | Method::K8sPsat(_) => Err(JoinError::Nonsense("a challenge to a token".into())),
             Method::X509pop(certificate) => Ok(x509pop::answer(certificate, challenge)?),
         }
     }

@@ -9,7 +9,7 @@ use mintmark_proto::spire::types;
 use prost::Message as _;
 
 /// The kinds of selectors that callers of this node can have. An identity that asks for another kind is nobody's here.
-const KINDS: [&str; 1] = [crate::peer::KIND];
+const KINDS: [&str; 2] = [crate::peer::KIND, crate::peer::POD_KIND];
 
 /// An identity and who may have it.
 #[derive(Clone, Debug)]

@@ -26,8 +26,8 @@ pub struct JwtSvid {
     pub token: SecretText,
     /// From which second on it is not valid, Unix seconds.
     pub expires_at: i64,
-    /// From which second on a new one is tried for.
-    refresh_at: i64,
+    /// From which second on a new one is tried for, Unix seconds.
+    pub refresh_at: i64,
     key_id: KeyId,
     shape: u64,
 }

@@ -17,6 +17,7 @@ use tonic::{Code, Status, Streaming};
 use super::LinkMetrics;
 use crate::join::{Join, MAX_MESSAGE};
 use crate::keep::Keep;
+use crate::mount::Pods;
 
 /// How long the server may take to answer Hello, and to say all that applies.
 const BEGIN: Duration = Duration::from_secs(60);
@@ -51,6 +52,7 @@ pub(super) struct Connection {
 pub(super) struct Pump {
     keep: Keep,
     join: Join,
+    pods: Pods,
     clock: Clock,
     metrics: LinkMetrics,
     send: mpsc::Sender<FromNode>,
@@ -71,6 +73,7 @@ impl Pump {
         channel: Channel,
         keep: Keep,
         join: Join,
+        pods: Pods,
         clock: Clock,
         metrics: LinkMetrics,
     ) -> Result<(Self, Connection), Status> {
@@ -80,6 +83,7 @@ impl Pump {
             version: env!("CARGO_PKG_VERSION").into(),
             held_identities,
             held_bundles,
+            pods: pods.standing(),
         };
         let hello = FromNode {
             message: Some(from_node::Message::Hello(hello)),
@@ -94,6 +98,7 @@ impl Pump {
             report_due: clock.instant(),
             keep,
             join,
+            pods,
             clock,
             metrics,
             send,
@@ -111,6 +116,7 @@ impl Pump {
     /// Serves the stream until it ends, and says why; `in_step` is told once the server has said all that applies.
     pub(super) async fn run(mut self, in_step: CancellationToken, stop: CancellationToken) -> Status {
         let mut changes = self.keep.changes();
+        let pods = self.pods.clone();
         let mut report_waits = true;
         let began = self.clock.instant();
         loop {
@@ -129,6 +135,7 @@ impl Pump {
                     Err(status) => return status,
                 },
                 Some(order) = self.orders.recv() => self.sign(order).await,
+                news = pods.news() => self.send(news).await,
                 () = overdue => return Status::deadline_exceeded(format!("the server did not say within {BEGIN:?} what applies to this node")),
                 changed = changes.changed(), if !report_waits => {
                     // It ends with this node's keep only.
@@ -196,6 +203,10 @@ impl Pump {
                 {
                     let _ = pending.answer.send(pending.results);
                 }
+                Ok(())
+            }
+            Some(to_node::Message::PodJudged(judged)) => {
+                self.pods.judged(judged);
                 Ok(())
             }
             // Of a newer server: what it says is not for us.

@@ -245,6 +245,7 @@ async fn open(
         channel,
         keep.clone(),
         shared.join.clone(),
+        shared.pods.clone(),
         shared.clock.clone(),
         shared.metrics.clone(),
     )

@@ -8,15 +8,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use mintmark_identity::{Selectors, TrustDomain};
-use mintmark_proto::attestor::{SignResult, Signed, Status as Told, Update, from_node};
+use mintmark_proto::attestor::{PodJudged, SignResult, Signed, Status as Told, Update, from_node};
 use mintmark_runtime::clock::Clock;
 use mintmark_runtime::metrics::Metrics;
 use mintmark_runtime::task::Supervisor;
 use tonic::{Code, Status};
 
 use super::*;
-use crate::join::{Certificate, Method, Refusal, Settings, Trust};
+use crate::join::{Certificate, Method, Projected, Refusal, Settings, Trust};
 use crate::keep::{Keep, KeepLimits, Readiness, Sealer};
+use crate::peer::Verdict;
 use crate::testing::{Authority, entry};
 use server::{Fake, denied};
 
@@ -27,6 +28,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 struct Node {
     link: Link,
     keep: Keep,
+    pods: Pods,
     supervisor: Supervisor,
 }
 
@@ -65,7 +67,8 @@ fn settings(fake: &Fake, dir: &Path, method: Method, trust: Trust) -> Settings {
 fn start(settings: Settings) -> Node {
     let (clock, supervisor) = (Clock::system(), Supervisor::embedded());
     let join = Join::new(settings, clock.clone()).unwrap();
-    let link = Link::new(join, clock.clone(), &Metrics::new("test"));
+    let pods = Pods::default();
+    let link = Link::new(join, pods.clone(), clock.clone(), &Metrics::new("test"));
     let limits = KeepLimits {
         prefetch: 100,
         jwt_cache: 10,
@@ -73,7 +76,12 @@ fn start(settings: Settings) -> Node {
     let keep = Keep::new(trust_domain(), clock, Arc::new(link.clone()), limits);
     supervisor.spawn("renewal", keep.clone().run(supervisor.token()));
     supervisor.spawn("session", run(link.clone(), keep.clone(), supervisor.clone()));
-    Node { link, keep, supervisor }
+    Node {
+        link,
+        keep,
+        pods,
+        supervisor,
+    }
 }
 
 impl Node {
@@ -397,6 +405,29 @@ async fn a_node_with_a_certificate_proves_that_it_holds_the_key_and_attests_anew
 }
 
 #[tokio::test]
+async fn a_node_of_a_cluster_shows_the_token_that_its_pod_has_now() {
+    let (fake, mut arrived) = Fake::start(Authority::new("example.org")).await;
+    fake.tokens(&["a.a.a", "b.b.b"]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let write = |token: &str| mintmark_runtime::fs::write_atomic(&path, token.as_bytes(), 0o600).unwrap();
+    write("a.a.a\n");
+    let method = Method::K8sPsat(Projected::new("prod".into(), Some(path.clone())));
+    let node = start(settings(&fake, dir.path(), method, trust(&fake.authority)));
+    let mut link = arrived.link().await;
+    link.hello().await;
+    assert_eq!(
+        node.link.node().unwrap().as_str(),
+        "spiffe://example.org/spire/agent/k8s_psat/prod/node"
+    );
+    // The kubelet has replaced the token meanwhile.
+    write("b.b.b\n");
+    link.end(denied(Refusal::Expired)).await;
+    arrived.link().await.hello().await;
+    assert_eq!(fake.attestations(), 2);
+}
+
+#[tokio::test]
 async fn a_key_of_another_certificate_is_refused_before_anything_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     let (one, other) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
@@ -579,4 +610,40 @@ async fn a_refused_key_is_told_with_the_servers_reason_and_how_the_node_is_is_re
         }
     };
     assert_eq!(told, Told::default());
+}
+
+#[tokio::test]
+async fn the_server_is_told_of_every_pod_with_its_token_and_what_it_thinks_of_it_is_kept() {
+    let (fake, mut arrived) = Fake::start(Authority::new("example.org")).await;
+    fake.tokens(&["t1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(settings(&fake, dir.path(), token("t1"), trust(&fake.authority)));
+    let pod = node.pods.mount("volume", "u1", Some("pod token"));
+    let mut link = arrived.link().await;
+    link.hello().await;
+    assert_eq!(link.pod().await, "up u1 n/p s pod token");
+    node.pods.mount("volume", "u1", Some("new token"));
+    assert_eq!(link.pod().await, "up u1 n/p s new token");
+
+    link.judge(PodJudged {
+        pod_uid: "u1".into(),
+        ..PodJudged::default()
+    })
+    .await;
+    let mut verdict = pod.verdict();
+    let agreed = verdict.wait_for(|verdict| matches!(verdict, Verdict::Agreed { .. }));
+    tokio::time::timeout(DEADLINE, agreed)
+        .await
+        .expect("a verdict in time")
+        .unwrap();
+
+    // Nothing survives a stream: the server is told anew, without the token, that the pod is there.
+    link.end(Status::unavailable("the test ends it")).await;
+    let mut link = arrived.link().await;
+    let standing = link.hello().await.pods;
+    let [up] = &standing[..] else { panic!("{standing:?}") };
+    assert_eq!((&*up.pod_uid, &*up.name, up.token.is_empty()), ("u1", "p", true));
+    assert_eq!(*pod.verdict().borrow(), Verdict::Agreed { why_none: None });
+    node.pods.unmount("volume", "u1");
+    assert_eq!(link.pod().await, "down u1");
 }

@@ -5,15 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::PeerError;
+use super::handle::{Given, Handle, of_socket};
 use super::status::start_time;
 
 /// The process at the other end of a socket, held for as long as this lives.
@@ -22,7 +19,7 @@ pub struct Process {
     pid: i32,
     uid: u32,
     gid: u32,
-    pidfd: AsyncFd<OwnedFd>,
+    handle: Handle,
     evidence: Evidence,
     /// Device and inode of its program when it connected; none where we may not look.
     program: Option<(u64, u64)>,
@@ -35,6 +32,8 @@ pub enum Evidence {
     PeerPidfd,
     /// The kernel is too old for that: the handle was opened by number, and the process's start time is the same as before.
     StartTime,
+    /// It came through a socket that the kubelet had mounted into one pod.
+    Mount,
 }
 
 impl fmt::Display for Evidence {
@@ -42,6 +41,7 @@ impl fmt::Display for Evidence {
         f.write_str(match self {
             Self::PeerPidfd => "SO_PEERPIDFD",
             Self::StartTime => "SO_PEERCRED and start time",
+            Self::Mount => "mount",
         })
     }
 }
@@ -59,19 +59,17 @@ impl Process {
         if pid <= 0 {
             return Err(PeerError::OutsideNamespace(pid));
         }
-        let (pidfd, evidence) = match getsockopt(socket, PeerPidfd) {
-            Ok(pidfd) => (pidfd, Evidence::PeerPidfd),
-            Err(Errno::ENOPROTOOPT) => (by_number(pid)?, Evidence::StartTime),
-            // What the kernel says of one that is gone and reaped.
-            Err(Errno::EINVAL | Errno::ESRCH | Errno::ENODATA) => return Err(PeerError::Ended(pid)),
-            Err(errno) => return Err(failed("get a handle", pid)(errno.into())),
+        let (pidfd, evidence) = match of_socket(socket).map_err(failed("get a handle", pid))? {
+            Given::Handle(pidfd) => (pidfd, Evidence::PeerPidfd),
+            Given::TooOld => (by_number(pid)?, Evidence::StartTime),
+            Given::Ended => return Err(PeerError::Ended(pid)),
         };
-        let pidfd = watched(pidfd).map_err(failed("watch the end", pid))?;
+        let handle = Handle::watch(pidfd).map_err(failed("watch the end", pid))?;
         let process = Self {
             pid,
             uid: credentials.uid(),
             gid: credentials.gid(),
-            pidfd,
+            handle,
             evidence,
             program: program(pid),
         };
@@ -109,30 +107,21 @@ impl Process {
     /// # Errors
     /// When it has ended, or the kernel does not say.
     pub fn check_alive(&self) -> Result<(), PeerError> {
-        let mut fds = [PollFd::new(self.pidfd.get_ref().as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::ZERO) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(PeerError::Ended(self.pid)),
-            Err(Errno::EINTR) => self.check_alive(),
-            Err(errno) => Err(PeerError::Io {
+        match self.handle.has_ended() {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(PeerError::Ended(self.pid)),
+            Err(source) => Err(PeerError::Io {
                 action: "look at the handle",
                 pid: self.pid,
-                source: errno.into(),
+                source,
             }),
         }
     }
 
     /// Waits until it has ended. Cancel safe.
     pub async fn ended(&self) {
-        // An error can only come from a runtime that is ending.
-        let _ = self.pidfd.readable().await;
+        self.handle.ended().await;
     }
-}
-
-/// The replacement is `unsafe` for types that may close or change their descriptor while it is watched; an `OwnedFd` behind a private field does neither.
-#[expect(deprecated, reason = "sound for an OwnedFd, and this crate has no unsafe code")]
-fn watched(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(pidfd, Interest::READABLE)
 }
 
 /// A handle by number, for kernels before 6.5: whoever had the number before and after is the same process.
@@ -198,9 +187,8 @@ mod tests {
     async fn without_peer_pidfd_a_process_is_held_by_its_number_and_start_time() {
         let (one, _two) = UnixStream::pair().unwrap();
         let process = Process::of(&one).unwrap();
-        let by_number = by_number(process.pid()).unwrap();
-        let mut fds = [PollFd::new(by_number.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, PollTimeout::ZERO).unwrap(), 0);
+        let by_number = Handle::watch(by_number(process.pid()).unwrap()).unwrap();
+        assert!(!by_number.has_ended().unwrap());
         let mut child = Command::new("true").spawn().unwrap();
         child.wait().unwrap();
         assert!(super::by_number(i32::try_from(child.id()).unwrap()).is_err());

@@ -1,7 +1,7 @@
-//! The gate in front of every call: how many there are of one user, and how much of a call is taken in before anything is known of its caller.
+//! The gate in front of every call: how many there are of one user or pod, and how much of a call is taken in before anything is known of its caller.
 //!
 //! A request is small and comes at once. Whoever sends one bit by bit would have the attestor hold what has come of it, and could do so many times over; so only few
-//! requests of a user may be on their way in at a time, and none for long.
+//! requests of one may be on their way in at a time, and none for long.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use tower::{Layer, Service};
 use super::limits::{Place, Streams};
 use super::metrics::{ServeMetrics, method_of};
 use super::{MAX_MESSAGE, ServeLimits};
-use crate::peer::Process;
+use crate::peer::Peer;
 
 /// Requests that are on their way in at once.
 const RECEIVING: ServeLimits = ServeLimits {
@@ -56,14 +56,14 @@ impl Admission {
 
     /// Lets a call in, whole, with its place among those under way.
     async fn admit(&self, request: Request<Body>) -> Result<(Request<Body>, Place), Status> {
-        let process = request.extensions().get::<Arc<Process>>();
+        let peer = request.extensions().get::<Arc<Peer>>();
         // Every connection has one: without it, it was not accepted.
-        let uid = process.ok_or_else(|| Status::internal("nobody knows who calls"))?.uid();
-        let place = self.calls.enter(uid)?;
+        let holder = peer.ok_or_else(|| Status::internal("nobody knows who calls"))?.holder();
+        let place = self.calls.enter(holder.clone())?;
         if request.uri().path().starts_with(REFLECTION) {
             return Ok((request, place));
         }
-        let _receiving = self.receiving.enter(uid)?;
+        let _receiving = self.receiving.enter(holder)?;
         let (head, body) = request.into_parts();
         let whole = Limited::new(body, MAX_MESSAGE + FRAME_HEADER).collect();
         let whole = match self.clock.timeout(RECEIVE, whole).await {

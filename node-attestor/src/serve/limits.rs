@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tonic::Status;
 
 use super::ServeLimits;
+use crate::peer::Holder;
 
 /// The calls under way. A handle.
 #[derive(Clone)]
@@ -21,13 +22,13 @@ struct Inner {
 #[derive(Default)]
 struct Open {
     all: usize,
-    by_user: HashMap<u32, usize>,
+    by_holder: HashMap<Holder, usize>,
 }
 
 /// A call's place, freed when dropped.
 pub(super) struct Place {
     streams: Streams,
-    uid: u32,
+    holder: Holder,
 }
 
 impl Streams {
@@ -39,23 +40,23 @@ impl Streams {
         }))
     }
 
-    /// A place for one more call of this user.
-    pub(super) fn enter(&self, uid: u32) -> Result<Place, Status> {
+    /// A place for one more call of this holder.
+    pub(super) fn enter(&self, holder: Holder) -> Result<Place, Status> {
         let Inner { limits, doing, .. } = &*self.0;
         let mut open = self.open();
         if open.all >= limits.streams {
             return Err(over(format!("{} calls on this node {doing}", limits.streams)));
         }
-        let user = open.by_user.entry(uid).or_default();
-        if *user >= limits.streams_per_user {
-            return Err(over(format!("{} calls of user {uid} {doing}", limits.streams_per_user)));
+        let count = open.by_holder.get(&holder).copied().unwrap_or_default();
+        if count >= limits.streams_per_user {
+            return Err(over(format!("{} calls of {holder} {doing}", limits.streams_per_user)));
         }
-        *user += 1;
+        open.by_holder.insert(holder.clone(), count + 1);
         open.all += 1;
         drop(open);
         Ok(Place {
             streams: self.clone(),
-            uid,
+            holder,
         })
     }
 
@@ -75,9 +76,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.streams.open();
         open.all = open.all.saturating_sub(1);
-        match open.by_user.get_mut(&self.uid) {
+        match open.by_holder.get_mut(&self.holder) {
             Some(count) if *count > 1 => *count -= 1,
-            _ => drop(open.by_user.remove(&self.uid)),
+            _ => drop(open.by_holder.remove(&self.holder)),
         }
     }
 }
@@ -87,21 +88,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_bounded_for_each_user_and_in_all() {
+    fn calls_are_bounded_for_each_holder_and_in_all() {
         let limits = ServeLimits {
             streams: 3,
             streams_per_user: 2,
         };
         let streams = Streams::new(limits, "are under way");
-        let (one, two) = (streams.enter(1).unwrap(), streams.enter(1).unwrap());
-        let refused = streams.enter(1).err().unwrap();
+        let enter = |uid| streams.enter(Holder::User(uid));
+        let (one, two) = (enter(1).unwrap(), enter(1).unwrap());
+        let refused = enter(1).err().unwrap();
         assert_eq!(refused.code(), tonic::Code::Unavailable);
         assert!(refused.message().contains("user 1"), "{refused}");
-        let three = streams.enter(2).unwrap();
-        assert!(streams.enter(3).err().unwrap().message().contains("on this node"));
+        let three = enter(2).unwrap();
+        assert!(enter(3).err().unwrap().message().contains("on this node"));
         drop(one);
-        drop(streams.enter(3).unwrap());
+        drop(enter(3).unwrap());
         drop((two, three));
-        assert!(streams.open().by_user.is_empty());
+        assert!(streams.open().by_holder.is_empty());
     }
 }

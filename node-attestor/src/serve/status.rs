@@ -4,7 +4,7 @@ use mintmark_identity::svid::TokenError;
 use tonic::{Code, Status};
 
 use crate::keep::{UpstreamError, View};
-use crate::peer::{Attested, PeerError, Process};
+use crate::peer::{Attested, Peer, PeerError, Pod, Process, Verdict};
 
 /// No more selectors than this are shown.
 const SHOWN: usize = 24;
@@ -43,11 +43,34 @@ pub(super) fn no_identity(process: &Process, attested: &Attested) -> Status {
 }
 
 /// Whether any identity is the caller's cannot be said now.
-pub(super) fn not_known_now(process: &Process, why: &str) -> Status {
+pub(super) fn not_known_now(peer: &Peer, why: &str) -> Status {
     Status::unavailable(format!(
-        "what process {} is could not be found out just now: {why}; try again",
-        process.pid()
+        "what {peer} is could not be found out just now: {why}; try again"
     ))
+}
+
+/// No identity is the pod's.
+pub(super) fn no_identity_of_pod(pod: &Pod) -> Status {
+    match &*pod.verdict().borrow() {
+        Verdict::Waiting(why) => {
+            let why = why
+                .as_deref()
+                .unwrap_or("the server has not said yet what it thinks of it");
+            Status::unavailable(format!("no identity yet for pod {pod}: {why}; try again"))
+        }
+        Verdict::Refused { reason, .. } => Status::permission_denied(format!("no identity issued: {reason}")),
+        Verdict::Agreed { why_none: Some(why) } => Status::permission_denied(format!(
+            "no identity issued: kubelet and API server agree on pod {pod}, but {why}"
+        )),
+        Verdict::Agreed { why_none: None } => {
+            let selectors: Vec<_> = pod.selectors().iter().map(ToString::to_string).collect();
+            Status::permission_denied(format!(
+                "no identity issued: kubelet and API server agree on pod {pod}, and no identity rule and no entry gives it one (selectors {}); ask your platform administrator for a rule that \
+                 selects it",
+                selectors.join(", ")
+            ))
+        }
+    }
 }
 
 /// The caller has identities, but not the one that it asks for.
@@ -70,7 +93,11 @@ pub(super) fn not_signed(problem: Option<&str>) -> Status {
 /// The caller cannot be attested.
 pub(super) fn peer(error: &PeerError) -> Status {
     let code = match error {
-        PeerError::Ended(_) | PeerError::Changed { .. } | PeerError::OutsideNamespace(_) => Code::PermissionDenied,
+        PeerError::Ended(_)
+        | PeerError::CallerEnded
+        | PeerError::Unmounted
+        | PeerError::Changed { .. }
+        | PeerError::OutsideNamespace(_) => Code::PermissionDenied,
         PeerError::Io { .. } | PeerError::Status { .. } => Code::Unavailable,
     };
     Status::new(code, format!("workload attestation failed: {error}"))

@@ -32,7 +32,7 @@ use tonic::{Code, Streaming};
 
 use super::*;
 use crate::keep::{KeepLimits, Upstream};
-use crate::peer::{self, PeerStats, UnixLimits};
+use crate::peer::{self, PeerStats, Places, Source, UnixLimits};
 use crate::testing::{Authority, Mood, NOW, Script, entry};
 
 /// Nothing in these tests takes this long, unless it never ends.
@@ -80,7 +80,8 @@ impl World {
         let accepted = socket
             .incoming(Limits::default(), Default::default(), clock.clone())
             .boxed();
-        let connections = peer::incoming(accepted, 100, PeerStats::default()).boxed();
+        let places = Places::new(100, 1000);
+        let connections = peer::incoming(accepted, Source::Processes, places, PeerStats::default()).boxed();
         let pool = BlockingPool::new("attest", 1, 16);
         let unix = Unix::new(UnixLimits { program_bytes: 1 << 30 }, pool.clone(), clock.clone());
         let serve = Serve::new(keep.clone(), unix, limits, clock, &metrics, shutdown.clone());

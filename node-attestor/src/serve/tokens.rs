@@ -60,7 +60,7 @@ pub(super) async fn jwt_svids(
         }
     });
     let svids = try_join_all(svids).await?;
-    caller.process.check_alive().map_err(|error| status::peer(&error))?;
+    caller.peer.check_alive().map_err(|error| status::peer(&error))?;
     Ok(JwtsvidResponse { svids })
 }
 

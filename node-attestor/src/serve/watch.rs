@@ -1,6 +1,5 @@
 //! Streams that are told of changes.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,14 +8,12 @@ use tokio::sync::watch;
 use tonic::Status;
 use tonic::codegen::BoxStream;
 
-use super::caller::{Caller, Sight};
+use super::caller::{Caller, FIRST, Sight};
 use super::status;
 use super::workload::Workloads;
 use crate::keep::{Demand, Kind, View, Workload};
-use crate::peer::Process;
+use crate::peer::Verdict;
 
-/// How long the first answer waits for SVIDs that are on their way.
-const FIRST: Duration = Duration::from_secs(5);
 /// After which time a caller is looked at again of whom not all could be found out.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -60,6 +57,8 @@ struct State<A> {
     caller: Caller,
     answer: A,
     changes: watch::Receiver<u64>,
+    /// What both witnesses say, where the caller is a pod.
+    verdict: Option<watch::Receiver<Verdict>>,
     demand: Option<Demand>,
     sent: Option<Vec<u64>>,
     /// The entries whose identities the caller had then.
@@ -80,6 +79,7 @@ pub(super) fn watched<A: Answer>(workloads: Workloads, caller: Caller, answer: A
         demand: A::KIND.map(|kind| workloads.keep.demand(kind)),
         opened: workloads.clock.instant(),
         _workload: workloads.keep.workload(),
+        verdict: caller.verdict(),
         workloads,
         caller,
         answer,
@@ -109,7 +109,14 @@ impl<A: Answer> State<A> {
     async fn next(&mut self) -> Result<A::Message, Status> {
         loop {
             self.wait().await?;
-            let view = match self.caller.glance(&self.workloads).await? {
+            let seen = match self.sent {
+                None => {
+                    let deadline = self.opened + FIRST;
+                    self.caller.first_glance(&self.workloads, deadline).await?
+                }
+                Some(_) => self.caller.glance(&self.workloads).await?,
+            };
+            let view = match seen {
                 Sight::Clear(view) => {
                     self.again = None;
                     view
@@ -121,7 +128,7 @@ impl<A: Answer> State<A> {
                         continue;
                     }
                     if view.identities.is_empty() || self.answer.answer(&view).is_err() {
-                        return Err(status::not_known_now(&self.caller.process, &why));
+                        return Err(status::not_known_now(&self.caller.peer, &why));
                     }
                     view
                 }
@@ -140,10 +147,7 @@ impl<A: Answer> State<A> {
             }
             let message = (made.message)()?;
             // The last look before the answer leaves.
-            self.caller
-                .process
-                .check_alive()
-                .map_err(|error| status::peer(&error))?;
+            self.caller.peer.check_alive().map_err(|error| status::peer(&error))?;
             self.sent = Some(made.print);
             self.had = view
                 .identities
@@ -175,20 +179,23 @@ impl<A: Answer> State<A> {
                 None => std::future::pending().await,
             }
         };
+        let judged = async {
+            match &mut self.verdict {
+                Some(verdict) => verdict.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.workloads.shutdown.cancelled() => Err(status::stopping()),
-            () = ended(&self.caller.process) => {
-                let ended = self.caller.process.check_alive();
+            () = self.caller.peer.ended() => {
+                let ended = self.caller.peer.check_alive();
                 Err(ended.map_or_else(|error| status::peer(&error), |()| status::stopping()))
             }
             changed = self.changes.changed() => changed.map_err(|_| status::stopping()),
+            judged = judged => judged.map_err(|_| status::stopping()),
             () = first => Ok(()),
             () = again => Ok(()),
         }
     }
-}
-
-fn ended(process: &Process) -> impl Future<Output = ()> + '_ {
-    process.ended()
 }

@@ -10,9 +10,10 @@ use nix::unistd::{Gid, Group};
 use rustix::fs::{AtFlags, CWD, Mode, chmodat, chownat, fchmod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 
 use super::accept::{Accepted, Acceptor, Limits, Listener, ListenerStats, accept, incoming};
+use super::local::LocalStream;
 use super::{BACKLOG, NetError};
 use crate::clock::Clock;
 
@@ -83,16 +84,16 @@ impl UnixSocket {
         limits: Limits,
         stats: ListenerStats,
         clock: Clock,
-    ) -> impl futures::Stream<Item = io::Result<Accepted<UnixStream>>> + Send {
+    ) -> impl futures::Stream<Item = io::Result<Accepted<LocalStream>>> + Send {
         incoming(self, limits, stats, clock)
     }
 }
 
 impl Listener for UnixSocket {
-    type Io = UnixStream;
+    type Io = LocalStream;
 
-    async fn accept(&self) -> io::Result<(UnixStream, Option<std::net::SocketAddr>)> {
-        self.listener.accept().await.map(|(io, _)| (io, None))
+    async fn accept(&self) -> io::Result<(LocalStream, Option<std::net::SocketAddr>)> {
+        self.listener.accept().await.map(|(io, _)| (LocalStream::new(io), None))
     }
 }
 

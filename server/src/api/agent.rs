@@ -19,6 +19,7 @@ use self::filter::Filter;
 use super::Rooms;
 use super::caller::{Caller, audit};
 use super::convert::{agent_id, id_message, page_size, selector_message, workload_id};
+use super::observe::Attestations;
 use super::status::{self, invalid, malformed};
 use super::svid::{answer, parse_csr, x509_message};
 use crate::attest::{Attested, NodeRecord, join_token};
@@ -33,6 +34,7 @@ const MAX_VERSION: usize = 255;
 /// The service.
 pub(super) struct AgentService {
     pub(super) rooms: Rooms,
+    pub(super) attestations: Attestations,
 }
 
 #[tonic::async_trait]
@@ -123,7 +125,7 @@ impl agent_server::Agent for AgentService {
         &self,
         request: Request<Streaming<AttestAgentRequest>>,
     ) -> Result<Response<BoxStream<AttestAgentResponse>>, Status> {
-        let attestation = Attestation::new(self.rooms.clone(), request);
+        let attestation = Attestation::new(self.rooms.clone(), self.attestations.clone(), request);
         Ok(Response::new(Box::pin(stream::try_unfold(
             attestation,
             |mut attestation| async {

@@ -3,11 +3,12 @@
 //! One state machine for each connected node, which is the answer's stream itself: it is worked on only when something comes in, something of the node's has changed, or a message can go
 //! out, so that an idle node costs a keep-alive and a slow one its set of changed items. The wire's rules are in `mintmark/attestor/v1/attestor.proto`.
 //!
-//! - In: Hello with what the node holds; public keys; acknowledgements; changes from `registry`, `authority` and `attest`.
-//! - Out: the difference, then changes, latest wins; X.509-SVIDs.
+//! - In: Hello with what the node holds; public keys; pods that its kubelet mounts; acknowledgements; changes from `registry`, `authority` and `attest`.
+//! - Out: the difference, then changes, latest wins; X.509-SVIDs; what the witnesses of a pod say together.
 
 mod held;
 mod links;
+mod pods;
 mod session;
 mod sign;
 

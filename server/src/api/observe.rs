@@ -56,6 +56,28 @@ impl RpcMetrics {
     }
 }
 
+/// How nodes come in.
+#[derive(Clone)]
+pub(super) struct Attestations(Family<Attested, Counter>);
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Attested {
+    method: &'static str,
+    result: &'static str,
+}
+
+impl Attestations {
+    pub(super) fn register(metrics: &Metrics) -> Self {
+        let help = "Attestations of nodes: joined, rejoined (an earlier SVID is refused from then on) or refused";
+        Self(metrics.counters("attestations", help))
+    }
+
+    /// One more, of a method whose name is one of ours.
+    pub(super) fn count(&self, method: &'static str, result: &'static str) {
+        self.0.get_or_create(&Attested { method, result }).inc();
+    }
+}
+
 /// A call under way. One that is dropped was cancelled.
 pub(super) struct Call {
     metrics: RpcMetrics,

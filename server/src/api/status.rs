@@ -13,6 +13,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::attest::NodeRefusal;
 use crate::attest::join_token::TokenError;
+use crate::attest::k8s_psat::PsatError;
 use crate::attest::nodes::{AuthenticateError, NodeError};
 use crate::attest::x509pop::PopError;
 use crate::authority::AuthorityError;
@@ -111,6 +112,7 @@ pub(super) fn entry(what: &str, error: EntryError) -> Status {
         EntryError::Similar(_) => refused(Code::AlreadyExists, "ALREADY_EXISTS", "similar entry already exists"),
         EntryError::IdTaken(_) => refused(Code::AlreadyExists, "ALREADY_EXISTS", format!("{what}: {error}")),
         EntryError::NotFound(_) => not_found("entry not found"),
+        EntryError::Computed(_) => refused(Code::FailedPrecondition, "COMPUTED", error.to_string()),
         EntryError::Invalid(why) => malformed("failed to convert entry", why),
         EntryError::TooMany(_) | EntryError::TooLarge(_) => invalid(error.to_string()),
         EntryError::Store(why) => store(what, why),
@@ -175,6 +177,20 @@ pub(super) fn pop(error: PopError) -> Status {
         PopError::Untrusted(_) | PopError::Key(_) | PopError::WrongAnswer => Code::PermissionDenied,
     };
     refused(code, "X509POP_REFUSED", format!("failed to attest: {error}"))
+}
+
+/// Why a service account token makes no node.
+pub(super) fn psat(error: PsatError) -> Status {
+    let code = match &error {
+        PsatError::NotConfigured => Code::FailedPrecondition,
+        PsatError::Malformed(_) | PsatError::UnknownCluster(_) => Code::InvalidArgument,
+        PsatError::NotListed(_) => Code::Unavailable,
+        PsatError::Review(review) if review.is_ours() => Code::Unavailable,
+        PsatError::Id(_) => Code::Internal,
+        _ => Code::PermissionDenied,
+    };
+    let reason = format!("K8S_PSAT_{}", error.reason().to_ascii_uppercase());
+    refused(code, &reason, format!("failed to attest: {error}"))
 }
 
 /// Why an authority is not changed. SPIRE answers INVALID_ARGUMENT to a wrong name.

@@ -16,6 +16,7 @@ use super::Rooms;
 use super::caller::{Agent, Allowance, Caller, audit};
 use super::convert::{id_message, workload_id};
 use super::status::{self, invalid, malformed};
+use super::vouched::{self, Vouched};
 use crate::issuance::{JwtOrder, JwtSvid, Refusal, WitOrder, WitSvid, X509Order, X509Svid};
 use crate::registry::Entry;
 
@@ -115,17 +116,22 @@ impl svid_server::Svid for SvidService {
         let params = request.params;
         take(&extensions, params.len()).await?;
         let entries = self.entries(agent, params.iter().map(|param| &*param.entry_id));
-        let mut orders = Vec::with_capacity(params.len());
+        let mut orders = Vouched::new(&self.rooms, &agent.attested, params.len());
         let mut checked = Vec::with_capacity(params.len());
         for (at, (param, entry)) in params.iter().zip(entries).enumerate() {
             if at > 0 && at % TURN == 0 {
                 tokio::task::yield_now().await;
             }
-            checked.push(x509_order(&param.entry_id, &param.csr, entry).map(|order| orders.push(order)));
+            let order = x509_order(&param.entry_id, &param.csr, entry);
+            checked.push(order.and_then(|(entry, order)| orders.push(&entry, order)));
         }
-        let mut signed = self.rooms.issuer.x509(&agent.attested, orders).await.into_iter();
+        let issue = |asked, orders| {
+            let issuer = self.rooms.issuer.clone();
+            async move { issuer.x509(&asked, orders).await }
+        };
+        let mut signed = orders.issue(issue).await;
         let results = checked.into_iter().map(|checked| {
-            let svid = checked.and_then(|()| answer(&mut signed, "failed to sign X509-SVID"));
+            let svid = checked.and_then(|whose| answer(signed.of(whose), "failed to sign X509-SVID"));
             match svid {
                 Ok(svid) => batch_new_x509svid_response::Result {
                     status: Some(status::ok()),
@@ -154,7 +160,12 @@ impl svid_server::Svid for SvidService {
         order.ttl = entry.jwt_ttl;
         order.algorithm = self.algorithm(&order.audience);
         order.entry_id = Some(entry.id.clone());
-        let svid = self.rooms.issuer.jwt(&agent.attested, order).await;
+        let voucher = vouched::voucher(&self.rooms, &agent.attested, &entry)?;
+        let svid = self
+            .rooms
+            .issuer
+            .jwt(voucher.as_ref().unwrap_or(&agent.attested), order)
+            .await;
         let svid = svid.map_err(|refusal| status::refusal("failed to sign JWT-SVID", &refusal))?;
         Ok(Response::new(NewJwtsvidResponse {
             svid: Some(jwt_message(svid)),
@@ -170,15 +181,19 @@ impl svid_server::Svid for SvidService {
         let params = request.params;
         take(&extensions, params.len()).await?;
         let entries = self.entries(agent, params.iter().map(|param| &*param.entry_id));
-        let mut orders = Vec::with_capacity(params.len());
+        let mut orders = Vouched::new(&self.rooms, &agent.attested, params.len());
         let check = |(param, entry): (&NewWitsvidParams, Option<Arc<Entry>>)| {
             let order = wit_order(&param.entry_id, &param.public_key, &param.signing_algorithm, entry);
-            order.map(|order| orders.push(order))
+            order.and_then(|(entry, order)| orders.push(&entry, order))
         };
         let checked: Vec<_> = params.iter().zip(entries).map(check).collect();
-        let mut signed = self.rooms.issuer.wit(&agent.attested, orders).await.into_iter();
+        let issue = |asked, orders| {
+            let issuer = self.rooms.issuer.clone();
+            async move { issuer.wit(&asked, orders).await }
+        };
+        let mut signed = orders.issue(issue).await;
         let results = checked.into_iter().map(|checked| {
-            let svid = checked.and_then(|()| answer(&mut signed, "failed to sign WIT-SVID"));
+            let svid = checked.and_then(|whose| answer(signed.of(whose), "failed to sign WIT-SVID"));
             match svid {
                 Ok(svid) => batch_new_witsvid_response::Result {
                     status: Some(status::ok()),
@@ -233,7 +248,7 @@ pub(super) fn unauthorized() -> Status {
     status::not_found("entry not found or not authorized")
 }
 
-fn x509_order(entry_id: &str, csr: &[u8], entry: Option<Arc<Entry>>) -> Result<X509Order, Status> {
+fn x509_order(entry_id: &str, csr: &[u8], entry: Option<Arc<Entry>>) -> Result<(Arc<Entry>, X509Order), Status> {
     match (entry_id, csr) {
         ("", _) => return Err(invalid("missing entry ID")),
         (_, []) => return Err(invalid("missing CSR")),
@@ -241,7 +256,8 @@ fn x509_order(entry_id: &str, csr: &[u8], entry: Option<Arc<Entry>>) -> Result<X
     }
     let entry = entry.ok_or_else(unauthorized)?;
     let csr = parse_csr(csr, "malformed CSR", "invalid CSR signature")?;
-    Ok(x509_order_of(&entry, csr.public_key().clone()))
+    let order = x509_order_of(&entry, csr.public_key().clone());
+    Ok((entry, order))
 }
 
 /// What an entry says, for a key of its holder's.
@@ -253,7 +269,12 @@ pub(super) fn x509_order_of(entry: &Entry, key: PublicKey) -> X509Order {
     order
 }
 
-fn wit_order(entry_id: &str, key: &[u8], algorithm: &str, entry: Option<Arc<Entry>>) -> Result<WitOrder, Status> {
+fn wit_order(
+    entry_id: &str,
+    key: &[u8],
+    algorithm: &str,
+    entry: Option<Arc<Entry>>,
+) -> Result<(Arc<Entry>, WitOrder), Status> {
     if entry_id.is_empty() {
         return Err(invalid("missing entry ID"));
     }
@@ -262,7 +283,7 @@ fn wit_order(entry_id: &str, key: &[u8], algorithm: &str, entry: Option<Arc<Entr
     // SPIRE has no lifetime of its own for WIT-SVIDs in an entry either.
     order.ttl = entry.x509_ttl;
     order.entry_id = Some(Arc::clone(&entry.id));
-    Ok(order)
+    Ok((entry, order))
 }
 
 /// A CSR whose signature is good. The size is looked at first.

@@ -56,6 +56,14 @@ impl Attested {
         }
     }
 
+    /// A node that asks for a pod on it, and who vouched for the pod.
+    pub(super) fn pod(node: SpiffeId, witnesses: Witnesses) -> Self {
+        Self {
+            by: By::Node(node),
+            witnesses,
+        }
+    }
+
     /// An administrator at the admin socket, by what the kernel says of the caller.
     pub fn local_admin(uid: u32, pid: Option<i32>) -> Self {
         let author = pid.map_or_else(|| format!("uid:{uid}"), |pid| format!("uid:{uid} pid:{pid}"));

@@ -275,20 +275,27 @@ impl Nodes {
         }
     }
 
-    /// Records an attestation and the SVID that the node is given for it. Evidence that is good only once is used up in the same transaction.
+    /// Records an attestation and the SVID that the node is given for it; gives the record that it takes the place of. Evidence that is good only once is used up in the same transaction.
     ///
     /// # Errors
     /// Somebody else used the evidence first, the node was banned meanwhile, or the store did not take it: the SVID must not be handed out then.
-    pub async fn attested(&self, evidence: NodeEvidence, serial: &Serial, not_after: i64) -> Result<(), NodeError> {
+    pub async fn attested(
+        &self,
+        evidence: NodeEvidence,
+        serial: &Serial,
+        not_after: i64,
+    ) -> Result<Option<NodeRecord>, NodeError> {
         let key = key(&evidence.id);
         let mut txn = Txn::new();
-        txn = match self.0.store.get(&key).await? {
-            Some(old) if decode(&old.value).is_some_and(|old| old.banned) => {
-                return Err(NodeError::Banned(evidence.id));
-            }
+        let old = self.0.store.get(&key).await?;
+        txn = match &old {
             Some(old) => txn.expect_revision(key.clone(), old.modified),
             None => txn.expect_absent(key.clone()),
         };
+        let old = old.and_then(|old| decode(&old.value));
+        if old.as_ref().is_some_and(|old| old.banned) {
+            return Err(NodeError::Banned(evidence.id));
+        }
         if let Some(used) = evidence.consume {
             txn = txn.expect_present(used.clone()).delete(used);
         }
@@ -306,7 +313,7 @@ impl Nodes {
         };
         match self.commit(txn.put(key, encode(&record))).await {
             Err(StoreError::Conflict { .. }) => Err(NodeError::EvidenceUsed),
-            other => Ok(other?),
+            other => other.map(|_| old).map_err(Into::into),
         }
     }
 

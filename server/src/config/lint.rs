@@ -1,8 +1,8 @@
 //! What speaks against a configuration.
 
-use mintmark_identity::Ttl;
+use mintmark_identity::{SpiffeId, Ttl};
 
-use super::{Config, Engine, Manager};
+use super::{ClusterSection, Config, Engine, Manager};
 
 /// An SVID shorter than this is renewed more often than a fleet can bear.
 const SHORT: u64 = 60;
@@ -28,6 +28,15 @@ pub(super) fn check(config: &Config) -> Findings {
     later(config, &mut found.errors);
     limits(config, &mut found.errors);
     issuer(config, &mut found);
+    for namespace in &config.kubernetes.bundle_namespaces {
+        if !is_name(namespace) {
+            let text = format!("key \"kubernetes.bundle_namespaces\": {namespace:?} is no name of a namespace");
+            found.errors.push(text);
+        }
+    }
+    for (name, cluster) in &config.kubernetes.clusters {
+        self::cluster(config, name, cluster, &mut found);
+    }
     lifetimes(config, &mut found);
     if config.keys.manager == Manager::Memory {
         let text = "keys.manager = \"memory\": the authorities are lost when this server stops, and everything they signed with them";
@@ -91,6 +100,58 @@ fn limits(config: &Config, errors: &mut Vec<String>) {
         );
         errors.push(text);
     }
+}
+
+fn cluster(config: &Config, name: &str, cluster: &ClusterSection, found: &mut Findings) {
+    let key = format!("kubernetes.clusters.{name}");
+    let mut refuse = |why: String| found.errors.push(format!("key \"{key}\": {why}"));
+    let in_id = config
+        .trust_domain
+        .as_ref()
+        .map(|td| SpiffeId::new(td, &format!("/{name}")));
+    if name.contains('/') || matches!(in_id, Some(Err(_))) {
+        refuse("the name becomes part of SPIFFE IDs, and may have letters, digits, `.`, `-` and `_`".into());
+    }
+    if cluster.service_accounts.is_empty() {
+        refuse("`service_accounts` is empty, so that no node may join: name the one that attestors run as, such as \"mintmark:mintmark-attestor\"".into());
+    }
+    for namespace in &cluster.bundle_namespaces {
+        if !is_name(namespace) {
+            refuse(format!(
+                "{namespace:?} in `bundle_namespaces` is no name of a namespace"
+            ));
+        }
+    }
+    for account in &cluster.service_accounts {
+        if !account
+            .split_once(':')
+            .is_some_and(|(namespace, name)| is_name(namespace) && is_name(name))
+        {
+            refuse(format!("service account {account:?} is not namespace:name"));
+        }
+    }
+    if cluster.audiences.iter().all(String::is_empty) {
+        refuse("`audiences` is empty: a token without one would be good everywhere".into());
+    }
+    for door in ["mintmark", "mintmark-admin"] {
+        if cluster.audiences.iter().any(|audience| audience == door) {
+            refuse(format!(
+                "audience {door:?} is that of other tokens, none of which makes a node"
+            ));
+        }
+    }
+    if !cluster.domain.is_empty() && !is_name(&cluster.domain) {
+        refuse(format!(
+            "domain {:?} is no DNS name, such as \"cluster.local\"",
+            cluster.domain
+        ));
+    }
+}
+
+/// Of something in Kubernetes.
+fn is_name(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    !text.is_empty() && text.bytes().all(legal)
 }
 
 fn issuer(config: &Config, found: &mut Findings) {
@@ -187,6 +248,12 @@ mod tests {
     use super::*;
     use mintmark_identity::TrustDomain;
 
+    impl Findings {
+        fn is_clean(&self) {
+            assert_eq!((&self.errors, &self.warnings), (&vec![], &vec![]));
+        }
+    }
+
     fn with(change: impl FnOnce(&mut Config)) -> Findings {
         let mut config = Config {
             trust_domain: Some(TrustDomain::parse("example.org").unwrap()),
@@ -198,14 +265,48 @@ mod tests {
 
     #[test]
     fn the_defaults_are_beyond_reproach() {
-        let found = with(|_| {});
-        assert_eq!((found.errors, found.warnings), (vec![], vec![]));
+        with(|_| {}).is_clean();
     }
 
     #[test]
     fn what_cannot_work_is_an_error_that_names_the_key() {
         type Change = fn(&mut Config);
-        let table: [(&str, Change); 10] = [
+        let add = |c: &mut Config, name: &str, change: fn(&mut ClusterSection)| {
+            let mut cluster = ClusterSection {
+                service_accounts: vec!["mintmark:mintmark-attestor".into()],
+                ..ClusterSection::default()
+            };
+            change(&mut cluster);
+            c.kubernetes.clusters.insert(name.to_owned(), cluster);
+        };
+        with(|c| add(c, "prod-1.eu", |_| {})).is_clean();
+        for (words, name, change) in [
+            ("part of SPIFFE IDs", "a b", (|_| {}) as fn(&mut ClusterSection)),
+            ("part of SPIFFE IDs", "a/b", |_| {}),
+            ("part of SPIFFE IDs", "..", |_| {}),
+            ("`service_accounts` is empty", "a", |c| c.service_accounts.clear()),
+            ("\"spire\" is not namespace:name", "a", |c| {
+                c.service_accounts = vec!["spire".into()]
+            }),
+            ("\"a:b:c\" is not", "a", |c| c.service_accounts = vec!["a:b:c".into()]),
+            ("`audiences` is empty", "a", |c| c.audiences.clear()),
+            ("audience \"mintmark\"", "a", |c| c.audiences.push("mintmark".into())),
+            ("\"B\" in `bundle_namespaces`", "a", |c| {
+                c.bundle_namespaces = vec!["B".into()]
+            }),
+            ("domain \"Cluster Local\"", "a", |c| c.domain = "Cluster Local".into()),
+        ] {
+            let found = with(|c| add(c, name, change));
+            assert!(
+                found.errors.iter().any(|error| error.contains(words)),
+                "{words}: {:?}",
+                found.errors
+            );
+        }
+        let table: [(&str, Change); 11] = [
+            ("kubernetes.bundle_namespaces", |c| {
+                c.kubernetes.bundle_namespaces = vec!["a/b".into()]
+            }),
             ("ttl.x509", |c| c.ttl.x509 = Ttl::parse("25h").unwrap()),
             ("ttl.jwt", |c| c.ttl.jwt = Ttl::parse("2d").unwrap()),
             ("https.key", |c| c.https.certificate = "/c".into()),

@@ -92,16 +92,7 @@ impl Entry {
     pub fn from_message(message: types::Entry, trust_domain: &TrustDomain) -> Result<Self, InvalidEntry> {
         let additional = message.additional_attributes.unwrap_or_default();
         let spiffe_id = own_id("spiffe_id", message.spiffe_id, trust_domain)?;
-        if spiffe_id.is_reserved() {
-            let why = format!("{spiffe_id} is in the reserved namespace /spire, which holds servers and agents");
-            return Err(invalid("spiffe_id", why));
-        }
-        if spiffe_id.is_root() {
-            return Err(invalid(
-                "spiffe_id",
-                format!("{spiffe_id} has no path: a workload's ID needs one"),
-            ));
-        }
+        workload_id(&spiffe_id)?;
         Ok(Self {
             id: entry_id(message.id)?,
             spiffe_id,
@@ -159,6 +150,18 @@ impl Entry {
     pub fn is_expired(&self, now: i64) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
+}
+
+/// Checks that an ID is one that a workload can have.
+pub(super) fn workload_id(id: &SpiffeId) -> Result<(), InvalidEntry> {
+    let why = if id.is_reserved() {
+        format!("{id} is in the reserved namespace /spire, which holds servers and agents")
+    } else if id.is_root() {
+        format!("{id} has no path: a workload's ID needs one")
+    } else {
+        return Ok(());
+    };
+    Err(invalid("spiffe_id", why))
 }
 
 /// A SPIFFE ID as the API's message.
@@ -257,7 +260,7 @@ fn ttl_message(ttl: Option<Ttl>) -> i32 {
     ttl.map_or(0, |ttl| i32::try_from(ttl.as_secs()).unwrap_or(i32::MAX))
 }
 
-fn federates_with(names: Vec<String>, own: &TrustDomain) -> Result<Vec<TrustDomain>, InvalidEntry> {
+pub(super) fn federates_with(names: Vec<String>, own: &TrustDomain) -> Result<Vec<TrustDomain>, InvalidEntry> {
     const FIELD: &str = "federates_with";
     if names.len() > MAX_FEDERATES_WITH {
         return Err(invalid(
@@ -277,7 +280,7 @@ fn federates_with(names: Vec<String>, own: &TrustDomain) -> Result<Vec<TrustDoma
 }
 
 /// What is registered can be issued: the same rules hold when a credential is made.
-fn dns_names(names: Vec<String>) -> Result<Arc<[String]>, InvalidEntry> {
+pub(super) fn dns_names(names: Vec<String>) -> Result<Arc<[String]>, InvalidEntry> {
     dns::check_all(&names).map_err(|error| invalid("dns_names", error))?;
     match names.is_empty() {
         true => Ok(Arc::default()),
@@ -285,7 +288,7 @@ fn dns_names(names: Vec<String>) -> Result<Arc<[String]>, InvalidEntry> {
     }
 }
 
-fn hint(hint: String) -> Result<Arc<str>, InvalidEntry> {
+pub(super) fn hint(hint: String) -> Result<Arc<str>, InvalidEntry> {
     match hint.len() {
         0 => Ok(Arc::default()),
         1..=MAX_HINT => Ok(hint.into()),

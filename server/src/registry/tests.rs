@@ -1,5 +1,8 @@
 //! The registry's promises, on a store in memory.
 
+mod computed;
+
+use std::collections::HashSet;
 use std::time::Duration;
 
 use mintmark_identity::Selector;

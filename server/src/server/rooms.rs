@@ -1,5 +1,6 @@
 //! The rooms behind the listeners: opened in order, closed the other way round.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,12 +17,14 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::{Options, StartError, backup, parent};
 use crate::api::Rooms;
-use crate::attest::{Nodes, x509pop};
+use crate::attest::{Nodes, k8s_psat, x509pop};
 use crate::authority::{Authorities, AuthorityConfig, KeyManager, Rs256};
 use crate::config::{Config, Manager};
 use crate::issuance::{IssuanceConfig, Issuer};
 use crate::ledger::{self, Ledger};
-use crate::registry::Registry;
+use crate::registry::rules::Settings;
+use crate::registry::{FactsReader, PodIdentities, Registry};
+use crate::roll::{ClusterSettings, Publishing, Roll};
 use crate::store::Store;
 use crate::verdict::Verdicts;
 
@@ -65,9 +68,27 @@ pub(super) async fn open(
         house.spawn_critical("nodes", follow.run());
         registry.ready().await?;
         nodes.ready().await?;
-        Ok::<_, StartError>((authorities, registry, nodes))
+        let reader = Arc::new(FactsReader::default());
+        let roll = Roll::start(clusters(config), Some(reader.clone()), clock, metrics, house).await?;
+        let pods = PodIdentities::new(
+            registry.clone(),
+            roll.clone(),
+            reader,
+            clock.clone(),
+            rules(config, &trust_domain),
+            config.kubernetes.status,
+        );
+        let stop = house.token();
+        let follow = pods.clone().run();
+        house.spawn_critical("pod-identities", async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = follow => {}
+            }
+        });
+        Ok::<_, StartError>((authorities, registry, nodes, roll, pods))
     };
-    let (authorities, registry, nodes) = match opened.await {
+    let (authorities, registry, nodes, roll, pods) = match opened.await {
         Ok(opened) => opened,
         Err(error) => {
             close_files(&store, &ledger).await;
@@ -99,6 +120,9 @@ pub(super) async fn open(
         ledger,
         registry,
         nodes,
+        psat: Arc::new(k8s_psat::Clusters::new(roll.clone(), allowed(config))),
+        roll,
+        pods,
         authorities,
         issuer,
         x509pop,
@@ -195,6 +219,50 @@ fn rs256_audiences(config: &Config) -> Arc<[String]> {
         true => config.keys.rs256_audiences.as_slice().into(),
         false => Arc::default(),
     }
+}
+
+fn clusters(config: &Config) -> Vec<ClusterSettings> {
+    let (everywhere, trust_domain) = (&config.kubernetes.bundle_namespaces, config.trust_domain.as_ref());
+    let clusters = config
+        .kubernetes
+        .clusters
+        .iter()
+        .map(|(name, cluster)| ClusterSettings {
+            name: name.clone(),
+            kubeconfig: Some(cluster.kubeconfig.clone()).filter(|path| !path.as_os_str().is_empty()),
+            domain: cluster.domain.clone(),
+            publish: Publishing {
+                namespaces: everywhere.iter().chain(&cluster.bundle_namespaces).cloned().collect(),
+                trust_bundle: trust_domain.filter(|_| config.kubernetes.cluster_trust_bundle).cloned(),
+            },
+        });
+    clusters.collect()
+}
+
+/// What the rules of each cluster stand on.
+fn rules(config: &Config, trust_domain: &TrustDomain) -> BTreeMap<Arc<str>, Settings> {
+    let section = &config.kubernetes;
+    let clusters = section.clusters.iter().map(|(name, cluster)| {
+        let settings = Settings::new(trust_domain, name, &cluster.domain)
+            .default_identity(&section.default_identity)
+            .ignore_namespaces(&section.ignore_namespaces)
+            .class_name(&section.class_name);
+        (name.as_str().into(), settings)
+    });
+    clusters.collect()
+}
+
+fn allowed(config: &Config) -> BTreeMap<String, k8s_psat::Allowed> {
+    let clusters = config.kubernetes.clusters.iter().map(|(name, cluster)| {
+        let allowed = k8s_psat::Allowed {
+            service_accounts: cluster.accounts().collect(),
+            audiences: cluster.audiences.clone(),
+            node_labels: cluster.node_labels.iter().cloned().collect(),
+            pod_labels: cluster.pod_labels.iter().cloned().collect(),
+        };
+        (name.clone(), allowed)
+    });
+    clusters.collect()
 }
 
 fn x509pop_authorities(path: &Path) -> Result<Option<Arc<x509pop::Authorities>>, StartError> {

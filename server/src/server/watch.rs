@@ -16,6 +16,7 @@ use mintmark_runtime::tls::{SharedAnchors, TrustAnchors};
 use super::backup::LOG_NUMBER;
 use crate::api::Rooms;
 use crate::authority::{Kind, Slot};
+use crate::trust::publish;
 
 /// The anchors by which clients' certificates are believed: our own bundle's, as it changes.
 pub(super) fn anchors(rooms: &Rooms, house: &Supervisor) -> SharedAnchors {
@@ -34,6 +35,20 @@ pub(super) fn anchors(rooms: &Rooms, house: &Supervisor) -> SharedAnchors {
         }
     });
     anchors
+}
+
+/// The trust bundle, into the clusters.
+pub(super) fn publish(rooms: &Rooms, house: &Supervisor) {
+    if rooms.roll.clusters().next().is_some() {
+        let work = publish::run(rooms.authorities.clone(), rooms.roll.clone());
+        let stop = house.token();
+        house.spawn_critical("bundle-publishing", async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
 }
 
 /// When requests should go elsewhere.
@@ -64,6 +79,10 @@ pub(super) fn health(rooms: &Rooms, health: &Health) {
             None => Ok(()),
         }
     });
+    if rooms.roll.clusters().next().is_some() {
+        let roll = rooms.roll.clone();
+        health.readiness_fn("kubernetes", move || roll.not_synced().map_or(Ok(()), Err));
+    }
     let credential = rooms.credential.clone();
     health.readiness_fn("own_svid", move || {
         credential.chain().map(drop).ok_or_else(|| "there is none yet".into())

@@ -1,6 +1,6 @@
 //! State in memory that follows a prefix of the store: what every request is answered from.
 //!
-//! Memory changes only through the watch, the writer's own too. A writer that wants to read its own
+//! What is in the store changes in memory only through the watch, the writer's own too. A writer that wants to read its own
 //! write waits until its revision has come back:
 //!
 //! ```ignore
@@ -83,6 +83,12 @@ impl<T: Fold> Cached<T> {
     /// Reads the state, which stands still meanwhile: `read` must be short and must not call back.
     pub fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         read(&self.shared.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes what of the state is not in the store and does not come from it: `write` must be short and must not call back. A new listing begins with
+    /// [`Fold::fresh`], which takes over what was changed so, or shares it.
+    pub fn write<R>(&self, write: impl FnOnce(&mut T) -> R) -> R {
+        write(&mut self.shared.state.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until the state holds everything up to `revision`; 0 waits for the first listing.

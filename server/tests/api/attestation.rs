@@ -407,11 +407,18 @@ async fn a_node_that_does_not_say_what_it_is_is_told_what_is_missing() {
             "the join token is unknown",
         ),
         (
+            "aws_iid",
+            "x",
+            good.clone(),
+            Code::FailedPrecondition,
+            "this server has join_token, k8s_psat and x509pop",
+        ),
+        (
             "k8s_psat",
             "x",
             good.clone(),
             Code::FailedPrecondition,
-            "this server has join_token and x509pop",
+            "[kubernetes.clusters.NAME]",
         ),
         ("x509pop", "x", good, Code::FailedPrecondition, "x509pop_authorities"),
     ] {

@@ -7,10 +7,19 @@
 
 mod administration;
 mod attestation;
+mod clusters;
 mod documents;
 mod entries;
 mod hostile;
+mod kubernetes;
 mod life;
 mod link;
+mod outages;
+mod pods;
+mod psat;
+mod publishing;
+mod reviews;
+mod roll;
 mod svids;
+mod uninstalling;
 mod world;

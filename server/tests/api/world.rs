@@ -255,3 +255,20 @@ pub(crate) async fn attest(
 pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, work).await.expect("it ends in time")
 }
+
+/// What comes of `work`, while the server's time passes, a little at each turn of this process: what waits for a time comes to it.
+pub(crate) async fn while_time_passes<T>(clock: &Clock, work: impl Future<Output = T>) -> T {
+    let passing = async {
+        loop {
+            clock.advance(Duration::from_millis(2));
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(async {
+        tokio::select! {
+            done = work => done,
+            () = passing => unreachable!(),
+        }
+    })
+    .await
+}

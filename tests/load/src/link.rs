@@ -70,7 +70,9 @@ impl Link {
                 self.acknowledge(&update).await?;
                 Ok(update)
             }
-            to_node::Message::Signed(_) => bail!("the server answered a request that was not made"),
+            to_node::Message::Signed(_) | to_node::Message::PodJudged(_) => {
+                bail!("the server answered what was not asked")
+            }
         }
     }
 
@@ -96,6 +98,7 @@ impl Link {
                         return Ok(answer);
                     }
                 }
+                to_node::Message::PodJudged(_) => bail!("the server judged a pod that nobody reported"),
             }
         }
     }

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use mintmark_identity::SpiffeId;
 use mintmark_proto::attestor::attestor_server::{Attestor, AttestorServer};
-use mintmark_proto::attestor::{Ack, FromNode, Hello, Sign, Signed, ToNode, Update, from_node, to_node};
+use mintmark_proto::attestor::{Ack, FromNode, Hello, PodJudged, Sign, Signed, ToNode, Update, from_node, to_node};
 use mintmark_proto::spire::server::agent::agent_server::{Agent, AgentServer};
 use mintmark_proto::spire::server::agent::{
     AttestAgentRequest, AttestAgentResponse, RenewAgentRequest, RenewAgentResponse, attest_agent_request,
@@ -160,6 +160,18 @@ impl Fake {
                         false,
                     )),
                     false => Err(Status::invalid_argument("no such token")),
+                }
+            }
+            "k8s_psat" => {
+                let shown: serde_json::Value = serde_json::from_slice(&data.payload).unwrap();
+                let (cluster, token) = (shown["cluster"].as_str().unwrap(), shown["token"].as_str().unwrap());
+                match self.inner.tokens.lock().unwrap().remove(token) {
+                    true => Ok(self.result(
+                        &format!("spiffe://example.org/spire/agent/k8s_psat/{cluster}/node"),
+                        &csr,
+                        true,
+                    )),
+                    false => Err(Status::permission_denied("that token was shown before")),
                 }
             }
             _ => {
@@ -317,6 +329,22 @@ impl FakeLink {
         }
     }
 
+    /// The next thing that is said of a pod.
+    pub(super) async fn pod(&mut self) -> String {
+        loop {
+            match self.next().await {
+                from_node::Message::PodUp(up) => {
+                    return format!(
+                        "up {} {}/{} {} {}",
+                        up.pod_uid, up.namespace, up.name, up.service_account, up.token
+                    );
+                }
+                from_node::Message::PodDown(down) => return format!("down {}", down.pod_uid),
+                _ => {}
+            }
+        }
+    }
+
     async fn say(&self, message: to_node::Message) {
         self.outbound.send(Ok(ToNode { message: Some(message) })).await.unwrap();
     }
@@ -327,6 +355,10 @@ impl FakeLink {
 
     pub(super) async fn answer(&self, signed: Signed) {
         self.say(to_node::Message::Signed(signed)).await;
+    }
+
+    pub(super) async fn judge(&self, judged: PodJudged) {
+        self.say(to_node::Message::PodJudged(judged)).await;
     }
 
     /// Ends the link so.

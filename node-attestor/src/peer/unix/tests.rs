@@ -4,12 +4,11 @@ use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 
 use futures::{Stream, StreamExt};
-use mintmark_runtime::net::{Accepted, Limits, unix_listener};
-use tokio::net::UnixStream;
+use mintmark_runtime::net::{Accepted, Limits, LocalStream, unix_listener};
 
 use super::*;
 
-type Incoming = Pin<Box<dyn Stream<Item = io::Result<Accepted<UnixStream>>> + Send>>;
+type Incoming = Pin<Box<dyn Stream<Item = io::Result<Accepted<LocalStream>>> + Send>>;
 
 /// A socket that anybody may connect to.
 struct Door {
@@ -21,7 +20,7 @@ struct Door {
 struct Caller {
     child: Child,
     process: Process,
-    _io: Accepted<UnixStream>,
+    _io: Accepted<LocalStream>,
 }
 
 impl Drop for Caller {

@@ -59,7 +59,7 @@ async fn a_stream_is_told_of_no_withdrawal_that_only_seems_so() {
     let world = World::in_step(vec![entry("named", "/named", &user())], &[]);
     let mut client = world.client().await;
     let mut stream = client.x509().await;
-    next(&mut stream).await.unwrap();
+    let before = next(&mut stream).await.unwrap();
     // The name is not believed for ever.
     world.server.clock.advance(Duration::from_secs(60));
     let busy = occupy(&world).await;
@@ -79,6 +79,7 @@ async fn a_stream_is_told_of_no_withdrawal_that_only_seems_so() {
         ids(&after),
         ["spiffe://example.org/by-id", "spiffe://example.org/named"]
     );
+    assert_eq!(before.svids[0].x509_svid, after.svids[1].x509_svid);
 }
 
 #[tokio::test]

@@ -6,11 +6,12 @@ use mintmark_proto::spire::server::agent::{
 use mintmark_runtime::tls::ConnectInfo;
 use tonic::{Code, Request, Status, Streaming};
 
+use super::super::observe::Attestations;
 use super::super::status::{self, invalid, malformed};
 use super::super::svid::x509_message;
 use super::super::{RECEIVE_TIMEOUT, Rooms};
 use super::sign;
-use crate::attest::{NodeEvidence, join_token, x509pop};
+use crate::attest::{NodeEvidence, join_token, k8s_psat, x509pop};
 
 /// The name of a method has no more bytes than this.
 const MAX_METHOD: usize = 64;
@@ -18,6 +19,9 @@ const MAX_METHOD: usize = 64;
 /// An attestation under way.
 pub(super) struct Attestation {
     rooms: Rooms,
+    counts: Attestations,
+    /// By which method, once that is known.
+    method: &'static str,
     requests: Streaming<AttestAgentRequest>,
     remote: String,
     step: Step,
@@ -36,13 +40,15 @@ enum Step {
 }
 
 impl Attestation {
-    pub(super) fn new(rooms: Rooms, request: Request<Streaming<AttestAgentRequest>>) -> Self {
+    pub(super) fn new(rooms: Rooms, counts: Attestations, request: Request<Streaming<AttestAgentRequest>>) -> Self {
         let remote = request
             .extensions()
             .get::<ConnectInfo>()
             .and_then(|info| info.remote_addr);
         Self {
             rooms,
+            counts,
+            method: "other",
             remote: remote.map(|remote| remote.to_string()).unwrap_or_default(),
             requests: request.into_inner(),
             step: Step::Begin,
@@ -57,7 +63,8 @@ impl Attestation {
             Step::Over => Ok(None),
         };
         next.inspect_err(|status| {
-            tracing::info!(remote = self.remote, code = ?status.code(), why = status.message(), "attestation refused");
+            self.counts.count(self.method, "refused");
+            tracing::info!(remote = self.remote, method = self.method, code = ?status.code(), why = status.message(), "attestation refused");
         })
     }
 
@@ -86,6 +93,10 @@ impl Attestation {
             trust_domain,
             ..
         } = &self.rooms;
+        let methods = [join_token::METHOD, k8s_psat::METHOD, x509pop::METHOD];
+        if let Some(method) = methods.into_iter().find(|method| *method == data.r#type) {
+            self.method = method;
+        }
         match &*data.r#type {
             join_token::METHOD => {
                 let token = str::from_utf8(&data.payload)
@@ -107,10 +118,14 @@ impl Attestation {
                     step: Some(attest_agent_response::Step::Challenge(challenge)),
                 })
             }
+            k8s_psat::METHOD => {
+                let evidence = self.rooms.psat.verify(trust_domain, &data.payload).await;
+                self.admit(evidence.map_err(status::psat)?, &csr).await
+            }
             other => {
                 let name: String = other.chars().take(MAX_METHOD).collect();
                 let message = format!(
-                    "error getting node attestor: could not find node attestor type \"{name}\"; this server has join_token and x509pop"
+                    "error getting node attestor: could not find node attestor type \"{name}\"; this server has join_token, k8s_psat and x509pop"
                 );
                 Err(status::refused(Code::FailedPrecondition, "UNKNOWN_ATTESTOR", message))
             }
@@ -134,9 +149,15 @@ impl Attestation {
         let id = evidence.id().clone();
         let reattestable = evidence.can_reattest();
         let svid = sign(&self.rooms, &attested, &id, csr).await?;
-        let recorded = nodes.attested(evidence, &svid.serial, svid.not_after).await;
-        recorded.map_err(|error| status::node("failed to create attested agent", error))?;
-        tracing::info!(node = %id, remote = self.remote, serial = %svid.serial, not_after = svid.not_after, "node attested");
+        let recorded = nodes.attested(evidence.clone(), &svid.serial, svid.not_after).await;
+        let earlier = recorded.map_err(|error| status::node("failed to create attested agent", error))?;
+        let earlier = earlier.filter(|earlier| earlier.is_attested(self.rooms.clock.unix()));
+        let result = earlier.as_ref().map_or("joined", |_| "rejoined");
+        self.counts.count(self.method, result);
+        if let Some(earlier) = earlier {
+            self.rooms.psat.tell_rejoined(&evidence, &earlier);
+        }
+        tracing::info!(node = %id, remote = self.remote, result, serial = %svid.serial, not_after = svid.not_after, "node attested");
         let result = attest_agent_response::Result {
             svid: Some(x509_message(&svid)),
             reattestable,

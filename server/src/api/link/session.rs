@@ -21,6 +21,7 @@ use super::super::{RECEIVE_TIMEOUT, Rooms};
 use super::LinkMetrics;
 use super::held::{Held, MAX_BYTES, count};
 use super::links::{Links, Place};
+use super::pods::{self, Judging};
 use super::sign::{MAX_KEYS, sign};
 use crate::attest::nodes::NodeWatch;
 use crate::attest::{Attested, NodeRecord};
@@ -46,7 +47,14 @@ pub(super) struct Node {
     pub(super) allowance: Option<Allowance>,
 }
 
-type Work = Pin<Box<dyn Future<Output = Option<Signed>> + Send>>;
+type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What was worked on.
+enum Done {
+    Noted,
+    Signed(Signed),
+    Judged(pods::Judged),
+}
 
 /// One link.
 pub(super) struct Session {
@@ -60,13 +68,14 @@ pub(super) struct Session {
     /// Once Hello has come.
     feed: Option<NodeFeed>,
     held: Held,
-    /// What is being signed or noted down.
+    /// What is being signed, judged or noted down.
     work: FuturesUnordered<Work>,
     signing: usize,
+    judging: Judging,
     /// A message has just been given out.
     has_sent: bool,
     /// Answers that wait to be sent.
-    outbox: VecDeque<Signed>,
+    outbox: VecDeque<to_node::Message>,
     sent: u64,
     acknowledged: u64,
     told: Told,
@@ -97,6 +106,7 @@ impl Session {
             held: Held::default(),
             work: FuturesUnordered::new(),
             signing: 0,
+            judging: Judging::default(),
             has_sent: false,
             outbox: VecDeque::new(),
             sent: 0,
@@ -127,9 +137,8 @@ impl Session {
             if let Some(update) = self.next_update() {
                 return Ok(Some(update));
             }
-            if let Some(signed) = self.outbox.pop_front() {
-                let message = Some(to_node::Message::Signed(signed));
-                return Ok(Some(ToNode { message }));
+            if let Some(message) = self.outbox.pop_front() {
+                return Ok(Some(ToNode { message: Some(message) }));
             }
             let has_room = self.has_room();
             let expires_in = Duration::from_secs((self.node.not_after - self.rooms.clock.unix()).max(0).unsigned_abs());
@@ -158,19 +167,38 @@ impl Session {
                     Err(_) => return Err(status::unavailable("the link ends", "the server is stopping")),
                 },
                 () = changed => {}
-                Some(done) = self.work.next(), if !self.work.is_empty() => {
-                    if let Some(signed) = done {
-                        self.signing -= 1;
-                        self.metrics.signing.dec();
-                        self.outbox = in_parts(signed);
-                    }
-                }
-                message = self.inbound.message(), if self.signing < MAX_SIGNING => match message? {
+                Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
+                message = self.inbound.message(), if self.signing < MAX_SIGNING && !self.judging.is_full() => match message? {
                     Some(message) => self.take(message)?,
                     None => return Ok(None),
                 },
             }
         }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Noted => {}
+            Done::Signed(signed) => {
+                self.signing -= 1;
+                self.metrics.signing.dec();
+                self.outbox
+                    .extend(in_parts(signed).into_iter().map(to_node::Message::Signed));
+            }
+            Done::Judged(judged) => {
+                let (answer, again) = self.judging.done(judged);
+                // Behind the update that brings the pod's identities: both are ready, and updates go first.
+                self.outbox.extend(answer.map(to_node::Message::PodJudged));
+                if let Some(word) = again {
+                    self.judge(word);
+                }
+            }
+        }
+    }
+
+    fn judge(&mut self, word: pods::Word) {
+        let judged = pods::judge(self.rooms.clone(), Arc::clone(&self.node), word);
+        self.work.push(Box::pin(async move { Done::Judged(judged.await) }));
     }
 
     /// The link ends by our will.
@@ -200,6 +228,9 @@ impl Session {
             "link begun"
         );
         self.note_version(&hello);
+        let mut hello = hello;
+        let judged = pods::standing(&self.rooms, &self.node, std::mem::take(&mut hello.pods))?;
+        self.outbox.extend(judged.into_iter().map(to_node::Message::PodJudged));
         // Subscribed first, so that no change falls in between.
         let mut feed = self.rooms.registry.subscribe(&self.node.id, &self.node.selectors);
         feed.take();
@@ -219,7 +250,7 @@ impl Session {
             if let Err(error) = nodes.version(&id, &version).await {
                 tracing::warn!(node = %id, %error, "the node's version was not noted");
             }
-            None
+            Done::Noted
         }));
     }
 
@@ -271,6 +302,15 @@ impl Session {
                 Ok(())
             }
             Some(from_node::Message::Hello(_)) => Err(invalid("Hello is the first message of a link only")),
+            Some(from_node::Message::PodUp(up)) => {
+                let word = self.judging.up(up);
+                self.judge(word);
+                Ok(())
+            }
+            Some(from_node::Message::PodDown(down)) => {
+                self.judging.down(&self.rooms, &self.node, &down);
+                Ok(())
+            }
             // Of a newer node: what it says is not for us.
             None => Ok(()),
         }
@@ -287,7 +327,7 @@ impl Session {
         self.metrics.signing.inc();
         self.signing += 1;
         let signed = sign(self.rooms.clone(), Arc::clone(&self.node), request);
-        self.work.push(Box::pin(async move { Some(signed.await) }));
+        self.work.push(Box::pin(async move { Done::Signed(signed.await) }));
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use super::super::caller::Allowance;
 use super::super::limits::TooFast;
 use super::super::methods::Limit;
 use super::super::svid::{answer, unauthorized, x509_order_of};
+use super::super::vouched::Vouched;
 use super::super::{Rooms, status};
 use super::session::Node;
 use crate::issuance::{X509Order, X509Svid};
@@ -29,15 +30,22 @@ pub(super) async fn sign(rooms: Rooms, node: Arc<Node>, request: Sign) -> Signed
     }
     let ids = keys.iter().map(|key| &*key.entry_id);
     let entries = rooms.registry.authorized_entries(&node.id, &node.selectors, ids);
-    let mut orders = Vec::with_capacity(keys.len());
+    let mut orders = Vouched::new(&rooms, &node.attested, keys.len());
     let checked: Vec<_> = keys
         .iter()
         .zip(entries)
-        .map(|(key, entry)| order(key, entry).map(|order| orders.push(order)))
+        .map(|(key, entry)| {
+            let entry = entry.ok_or_else(unauthorized)?;
+            orders.push(&entry, order(key, &entry)?)
+        })
         .collect();
-    let mut signed = rooms.issuer.x509(&node.attested, orders).await.into_iter();
+    let issue = |asked, orders| {
+        let issuer = rooms.issuer.clone();
+        async move { issuer.x509(&asked, orders).await }
+    };
+    let mut signed = orders.issue(issue).await;
     let results = keys.into_iter().zip(checked).map(|(key, checked)| {
-        let svid = checked.and_then(|()| answer(&mut signed, "failed to sign X509-SVID"));
+        let svid = checked.and_then(|whose| answer(signed.of(whose), "failed to sign X509-SVID"));
         match svid {
             Ok(svid) => result(key.entry_id, svid),
             Err(status) => refused(key.entry_id, &status),
@@ -56,11 +64,10 @@ async fn take(allowance: Option<&Allowance>, count: usize) -> Result<(), TooFast
     }
 }
 
-fn order(key: &KeyBinding, entry: Option<Arc<Entry>>) -> Result<X509Order, Status> {
-    let entry = entry.ok_or_else(unauthorized)?;
+fn order(key: &KeyBinding, entry: &Entry) -> Result<X509Order, Status> {
     let public =
         PublicKey::from_spki_der(&key.public_key).map_err(|error| status::malformed("malformed public key", error))?;
-    Ok(x509_order_of(&entry, public))
+    Ok(x509_order_of(entry, public))
 }
 
 fn result(entry_id: String, svid: X509Svid) -> SignResult {

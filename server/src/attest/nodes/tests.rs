@@ -48,7 +48,10 @@ impl World {
             can_reattest: true,
             consume: None,
         };
-        self.nodes.attested(evidence, &serial(number), NOW + 3_600).await
+        self.nodes
+            .attested(evidence, &serial(number), NOW + 3_600)
+            .await
+            .map(drop)
     }
 
     /// The node renews the SVID `with`, and gets `number`.

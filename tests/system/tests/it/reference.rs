@@ -6,6 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+use mintmark_proto::csi::NodeUnpublishVolumeRequest;
+use mintmark_proto::csi::node_client::NodeClient;
+use mintmark_runtime::net::UnixConnector;
+use tonic::transport::Endpoint;
+
 use system::{Program, binary, eventually, run};
 
 const INTRODUCTION: &str = "# Metrics
@@ -19,6 +24,8 @@ In Prometheus' text format, at `/metrics` of `listen.metrics`: `127.0.0.1:9090` 
 #[test]
 fn every_metric_is_in_the_reference_as_it_is_served() {
     let dir = tempfile::tempdir().unwrap();
+    // Not below the directory of a socket that others may mount.
+    let volumes = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let start = |program: &str, config: String| {
         let file = path(&format!("{program}.toml"));
@@ -37,13 +44,19 @@ fn every_metric_is_in_the_reference_as_it_is_served() {
         run(&mut command, b"")
     };
     let any = "127.0.0.1:0";
+    // A cluster whose API server does not answer.
+    let kubeconfig = "{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}], \
+                      users: [{name: c, user: {}}], contexts: [{name: c, context: {cluster: c, user: c}}]}";
+    std::fs::write(path("kubeconfig"), kubeconfig).unwrap();
     let server = start(
         "mintmark-server",
         format!(
             "trust_domain = \"example.org\"\ndata_dir = {:?}\n\
-             [listen]\nadmin = {:?}\napi = {any:?}\nhttps = {any:?}\nmetrics = {any:?}\nhealth = {any:?}\n",
+             [listen]\nadmin = {:?}\napi = {any:?}\nhttps = {any:?}\nmetrics = {any:?}\nhealth = {any:?}\n\
+             [kubernetes.clusters.prod]\nkubeconfig = {:?}\nservice_accounts = [\"mintmark:mintmark-attestor\"]\n",
             path("server"),
-            path("admin.sock")
+            path("admin.sock"),
+            path("kubeconfig")
         ),
     );
     let address = |listener: &str| {
@@ -66,15 +79,19 @@ fn every_metric_is_in_the_reference_as_it_is_served() {
         "mintmark-attestor",
         format!(
             "trust_domain = \"example.org\"\ndata_dir = {:?}\nserver = {api:?}\ntrust_bundle = {:?}\n\
-             [listen]\nworkload = {:?}\nmetrics = {of_attestor:?}\nhealth = {any:?}\n[join]\ntoken = {token:?}\n",
+             [listen]\nworkload = {:?}\nmetrics = {of_attestor:?}\nhealth = {any:?}\n[join]\ntoken = {token:?}\n\
+             [csi]\nenabled = true\nnode_name = \"node\"\nkubelet_dir = {:?}\ndir = {:?}\n",
             path("attestor"),
             path("bundle.pem"),
-            path("workload.sock")
+            path("workload.sock"),
+            path("kubelet"),
+            volumes.path()
         ),
     );
     eventually("the node joins", || attestor.said().contains("in step with the server"));
     // A metric with labels is served once something was counted.
     mintmark(&["fetch", "x509"]).refused(1, "no identity issued");
+    unpublish(&path("kubelet/plugins/csi.mintmark.dev/csi.sock"));
     for listener in ["https", "health"] {
         drop(TcpStream::connect(address(listener)).unwrap());
     }
@@ -109,6 +126,25 @@ fn every_metric_is_in_the_reference_as_it_is_served() {
         found == expected,
         "docs/reference/metrics.md is not what is served: UPDATE_DOCS=1 cargo test --release -p system --test it reference writes it anew"
     );
+}
+
+/// Asks the driver, as the kubelet would, to take away a volume that there is not: the call is counted.
+fn unpublish(socket: &Path) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let asked = runtime.block_on(async {
+        let connector = UnixConnector::new(socket);
+        let channel = Endpoint::from_static("http://localhost")
+            .connect_with_connector(connector)
+            .await
+            .unwrap();
+        NodeClient::new(channel)
+            .node_unpublish_volume(NodeUnpublishVolumeRequest::default())
+            .await
+    });
+    assert_eq!(asked.unwrap_err().code(), tonic::Code::InvalidArgument);
 }
 
 /// Name, type and description of what is served at an address.
