@@ -53,6 +53,10 @@ class Api:
                 return None
             raise
 
+    def read(self, path, **query):
+        """What is not JSON, as a container's log."""
+        return self._call("GET", f"{path}?{urlencode(query)}")
+
     def apply(self, path, body):
         """Makes an object as `body` says, whether it exists or not (server-side apply)."""
         query = urlencode({"fieldManager": "mintmark-cluster", "force": "true"})

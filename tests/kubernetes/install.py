@@ -1,7 +1,7 @@
 """Our images and our chart, on the cluster that is up.
 
 The chart says which images it wants: it is rendered, and each image in it whose name is known here is made of the release binaries under the
-very reference that the chart uses. So nothing of the chart's values is repeated here.
+very reference that the chart uses. So nothing of the chart's values is repeated here, but for those without which it cannot work in this cluster.
 """
 
 import os
@@ -14,9 +14,10 @@ import needs
 import volumes
 from api import Api
 from node import Node
-from place import KUBECONFIG, ROOT, RUN, Failure, locked, need_state, run, say
+from place import HERE, KUBECONFIG, ROOT, RUN, Failure, locked, need_state, run, say
 
 CHART = ROOT / "deploy" / "chart"
+VALUES = HERE / "values.yaml"
 RELEASE = NAMESPACE = "mintmark"
 PROGRAMS = ("mintmark-server", "mintmark-attestor", "mintmark")
 # What is in an image, by the last part of its name; the first is the entry point.
@@ -34,6 +35,7 @@ def install(arguments):
     state = need_state()
     if not (CHART / "Chart.yaml").exists():
         raise Failure(f"there is no chart to install: {CHART.relative_to(ROOT)}/Chart.yaml is missing")
+    arguments = ["--values", VALUES, *arguments]
     helm, kubectl = needs.helm(), Path(state["programs"]) / "kubectl"
     rendered = run(helm, "template", RELEASE, CHART, "--namespace", NAMESPACE, *arguments, env=environment())
     binaries = release_binaries()

@@ -1,11 +1,12 @@
 """What must be there before a cluster can be: root, Debian packages, the programs of Kubernetes.
 
-In: a version. Out: directories of built programs, or a Failure that says exactly what is missing.
+In: a version. Out: directories of built programs, or a Failure that says exactly what is missing. As a command it installs the packages.
 """
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from place import HERE, Failure, run, say
@@ -56,3 +57,10 @@ def output_of_build(what):
     if done.returncode != 0:
         raise Failure(f"tests/kubernetes/build {what} failed; what it said is above")
     return Path(done.stdout.strip().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    try:
+        packages()
+    except Failure as failure:
+        sys.exit(f"needs: {failure}")

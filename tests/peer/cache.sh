@@ -37,7 +37,7 @@ cached() {
 # The Go tool must be there; the module's own go.mod says which version it fetches.
 need_go() {
   command -v go >/dev/null || {
-    echo "go is needed to build $1 and is not on PATH: install Go 1.24 or newer (https://go.dev/dl)" >&2
+    echo "go is needed to build $1 and is not on PATH: install Go 1.26 or newer (https://go.dev/dl)" >&2
     exit 1
   }
 }

@@ -72,13 +72,13 @@ def accepts(address):
 class Program:
     """A child process in a process group of its own, its log in a file, its standard output as a queue of lines."""
 
-    def __init__(self, name, command, log, env=None):
+    def __init__(self, name, command, log, env=None, stdin=subprocess.DEVNULL):
         self.name, self.log = name, Path(log)
         self._lines = queue.Queue()
         with open(self.log, "ab") as stderr:
             try:
                 self.process = subprocess.Popen(
-                    [str(part) for part in command], stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL,
+                    [str(part) for part in command], stdout=subprocess.PIPE, stderr=stderr, stdin=stdin,
                     env=env, text=True, start_new_session=True,
                 )
             except OSError as wrong:
@@ -113,6 +113,14 @@ class Program:
                 raise Failure(f"{self.name} ended with {self.process.returncode} before {what}: {self.log_tail()}")
             if line.startswith("{") and wanted(event := json.loads(line)):
                 return event
+
+    def say(self, line):
+        """To its standard input, where that is a pipe. That it has ended shows in what it says next, or does not."""
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
 
     def signal(self, number):
         if not self.ended():

@@ -1,0 +1,1 @@
+"""What Mintmark promises on Kubernetes, one function a promise. The command is `identity`."""
